@@ -1,0 +1,139 @@
+"""`einsum`: the manual variant, patches and one einsum.
+
+Write patch[b, o, t, c] = x[b, (o s + t d - lo) / q, c], zero where that is no position of x. Then
+
+    y[b, o, g, c]     = sum_{t, i} patch[b, o, t, g, i] kernel[t, i, g, c]
+    k_bar[t, i, g, c] = sum_{b, o} patch[b, o, t, g, i] y_bar[b, o, g, c]
+    patch_bar         = sum_c y_bar[b, o, g, c] kernel[t, i, g, c],   x_bar = patches^T(patch_bar)
+
+where o and t stand for as many axes as the image has. The first is the definition; T = <y_bar, y> is linear in
+each of patch, kernel and y_bar, so the other two are its partial derivatives. Patches are linear in x: x_bar is their
+adjoint (col2im), each step of `patches` undone in reverse order by its own adjoint.
+
+Patches of one axis come from one broadcast and two reshapes rather than one slice a tap: k copies of a
+row of length n, written one after the other and read back with row length n + d, start d further on in each
+copy, so that row t is x[t d:]. The number of operations then does not depend on the window, and neither does the time
+to compile.
+
+    Source of the patch-matrix method: Chellapilla, Puri and Simard, "High performance convolutional neural networks for
+    document processing", 2006. Its memory is the product of output positions and window: `workspace`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+from .._spec import ConvSpec
+from .base import Algorithm, Call
+
+
+def _pad(x, axis: int, low: int, high: int, interior: int = 0):
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (low, high, interior)
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def _padded(spec: ConvSpec, axis: int) -> tuple[int, int, int]:
+    """Low pad, high pad and length of one axis, cut to what the windows of the outputs reach."""
+    n, q = spec.spatial[axis], spec.input_dilation[axis]
+    low = spec.padding[axis][0]
+    length = (
+        (spec.output_spatial[axis] - 1) * spec.strides[axis] + (spec.window[axis] - 1) * spec.kernel_dilation[axis] + 1
+    )
+    return low, length - low - ((n - 1) * q + 1), length
+
+
+def patches(x: jax.Array, spec: ConvSpec) -> jax.Array:
+    """[batch, *spatial, in] to [batch, *output_spatial, *window, in]."""
+    r = spec.rank
+    for a in range(r):
+        axis = 1 + a
+        k, d, s, o = spec.window[a], spec.kernel_dilation[a], spec.strides[a], spec.output_spatial[a]
+        low, high, n = _padded(spec, a)
+        x = _pad(x, axis, low, high, spec.input_dilation[a] - 1)
+        head, tail = x.shape[:axis], x.shape[axis + 1 :]
+        x = lax.broadcast_in_dim(x, (*head, k, n, *tail), tuple(i for i in range(x.ndim + 1) if i != axis))
+        x = _pad(x.reshape(*head, k * n, *tail), axis, 0, k * d).reshape(*head, k, n + d, *tail)
+        x = lax.slice_in_dim(x, 0, (o - 1) * s + 1, s, axis + 1)
+        x = jnp.moveaxis(x, axis, r + 1 + a)  # the taps go behind the spatial axes
+    return x
+
+
+def patches_transpose(p: jax.Array, spec: ConvSpec) -> jax.Array:
+    """The adjoint of `patches`: every patch element is added to where it came from."""
+    r = spec.rank
+    for a in reversed(range(r)):
+        axis = 1 + a
+        k, d, s, o = spec.window[a], spec.kernel_dilation[a], spec.strides[a], spec.output_spatial[a]
+        low, high, n = _padded(spec, a)
+        p = jnp.moveaxis(p, r + 1 + a, axis)
+        head, tail = p.shape[:axis], p.shape[axis + 2 :]
+        p = _pad(p, axis + 1, 0, n + d - ((o - 1) * s + 1), s - 1)
+        p = lax.slice_in_dim(p.reshape(*head, k * (n + d), *tail), 0, k * n, 1, axis)
+        p = jnp.sum(p.reshape(*head, k, n, *tail), axis=axis, dtype=p.dtype)
+        p = _unpad(p, axis, low, high, spec.input_dilation[a])
+    return p
+
+
+def _unpad(x, axis: int, low: int, high: int, step: int):
+    """The adjoint of `_pad`: what was added is dropped, what a negative pad cropped is zero."""
+    x = _pad(x, axis, max(-low, 0), max(-high, 0))
+    return lax.slice_in_dim(x, max(low, 0), x.shape[axis] - max(high, 0), step, axis)
+
+
+def _letters(spec: ConvSpec) -> tuple[str, str, str]:
+    """Subscripts of patch, kernel and y, with the channels split into g groups."""
+    r = spec.rank
+    space, taps = "opqrstuv"[:r], "klmnwxyz"[:r]
+    return f"b{space}{taps}gi", f"{taps}igc", f"b{space}gc"
+
+
+def _split(array: jax.Array, groups: int) -> jax.Array:
+    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
+
+
+def _join(array: jax.Array) -> jax.Array:
+    return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
+
+
+def _einsum(subscripts, a, b, call: Call):
+    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
+
+
+def forward(x, kernel, call: Call):
+    groups = call.spec.feature_group_count
+    p, k, y = _letters(call.spec)
+    return _join(_einsum(f"{p},{k}->{y}", _split(patches(x, call.spec), groups), _split(kernel, groups), call))
+
+
+def input_grad(g, kernel, call: Call):
+    groups = call.spec.feature_group_count
+    p, k, y = _letters(call.spec)
+    p_bar = _einsum(f"{y},{k}->{p}", _split(g, groups), _split(kernel, groups), call)
+    return patches_transpose(_join(p_bar), call.spec)
+
+
+def kernel_grad(x, g, call: Call):
+    groups = call.spec.feature_group_count
+    p, k, y = _letters(call.spec)
+    return _join(_einsum(f"{p},{y}->{k}", _split(patches(x, call.spec), groups), _split(g, groups), call))
+
+
+def supports(call: Call) -> str | None:
+    if call.spec.rank > 8:
+        return f"einsum has subscripts for 8 spatial axes, the kernel has {call.spec.rank}"
+    return None
+
+
+def workspace(call: Call) -> int:
+    spec = call.spec
+    size = math.prod((*spec.output_spatial, *spec.window, spec.in_features)) * math.prod(spec.batch_shape)
+    item = call.accumulator.itemsize if call.role == "input_grad" else call.dtype.itemsize
+    return 0 if all(k == 1 for k in spec.window) else size * item
+
+
+ALGORITHM = Algorithm("einsum", forward, input_grad, kernel_grad, supports, workspace)

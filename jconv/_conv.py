@@ -1,0 +1,691 @@
+"""The public functions: convolution, its transpose, its unshared contrast, and its backprop."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from . import _primitive
+from ._algorithms import ALGORITHMS
+from ._algorithms.base import ROLES, Algorithms, Call, Role, accumulator
+from ._algorithms.einsum import patches
+from ._select import Selection, canonical, resolve
+from ._spec import (
+    ConvSpec,
+    Padding,
+    nearest,
+    padding_mode_per_axis,
+    padding_per_axis,
+    per_axis,
+    resolve_padding,
+    span,
+)
+
+
+# Dtypes --------------------------------------------------------------------------------------------------
+def _digits(dtype) -> int:
+    """Binary digits that every integer up to that length keeps in ``dtype``."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).bits - int(jnp.issubdtype(dtype, jnp.signedinteger))
+    return jnp.finfo(dtype).nmant + 1
+
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def _common_dtype(**operands: jax.Array):
+    """The dtype that both operands are computed in; TypeError where one is no number or would be rounded."""
+    for name, array in operands.items():
+        if array.dtype.name not in (*_FLOATS, *_INTEGERS):
+            raise TypeError(f"{name}: got dtype {array.dtype}, accepted are {', '.join((*_FLOATS, *_INTEGERS))}.")
+    dtype = functools.reduce(jnp.promote_types, (array.dtype for array in operands.values()))
+    for name, array in operands.items():
+        if _digits(array.dtype) > _digits(dtype):
+            raise TypeError(
+                f"{name}: got dtype {array.dtype} beside {', '.join(f'{n} {a.dtype}' for n, a in operands.items())}; "
+                f"computing in {dtype} would round {name} silently. Cast one of them yourself."
+            )
+    return dtype
+
+
+def _result_dtype(dtype, preferred_element_type):
+    """The dtype of the result: as asked, else that of the operands, and int32 for short integers."""
+    if preferred_element_type is None:
+        return accumulator(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.dtype(dtype)
+    preferred = jax.dtypes.canonicalize_dtype(preferred_element_type)
+    kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
+    same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(preferred, kind) for kind in kinds)
+    if not same_kind or _digits(preferred) < _digits(dtype):
+        raise TypeError(
+            f"preferred_element_type: got {preferred} for operands of {dtype}; accepted is a dtype of the same kind "
+            "that is not narrower."
+        )
+    return preferred
+
+
+def _with_bias(y, bias):
+    if bias is None:
+        return y
+    bias = jnp.asarray(bias)
+    if bias.shape != y.shape[-1:]:
+        raise ValueError(f"bias: got shape {bias.shape}, accepted is ({y.shape[-1]},), one for each output channel.")
+    return y + _broadcast_bias(bias, y)
+
+
+def _broadcast_bias(bias, y):
+    """`bias` over the shape of y. It is broadcast in the accumulator's dtype, so that its gradient is summed there."""
+    if bias.dtype != y.dtype and _digits(jnp.promote_types(bias.dtype, y.dtype)) > _digits(y.dtype):
+        raise TypeError(
+            f"bias: got dtype {bias.dtype} for a result of {y.dtype}, which would round it silently. Cast it, or set "
+            "preferred_element_type."
+        )
+    return jnp.broadcast_to(bias.astype(accumulator(y.dtype)), y.shape).astype(y.dtype)
+
+
+# One role ------------------------------------------------------------------------------------------------
+def _apply(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
+    """Binds one role; any number of batch axes in `spec`, one in the primitive."""
+    algorithms, flat = canonical(algorithm), _primitive.flatten_batch(spec)
+    operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
+    if precision is not None and not isinstance(precision, str):
+        precision = tuple(precision) if isinstance(precision, Sequence) else precision
+
+    def run(a, b):
+        a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
+        out = _primitive.bind(
+            a, b, spec=flat, role=role, algorithms=algorithms, precision=precision, out_dtype=out_dtype
+        )
+        return out.reshape(_primitive.shape_of(result, spec))
+
+    mesh = jax.typeof(a).sharding.mesh
+    explicit = tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
+    if explicit:
+        # Inside, the compiler shards the algorithm's own operations; outside, the batch keeps its sharding.
+        batch = jax.typeof(a).sharding.spec[: len(spec.batch_shape)] if result != "k" else ()
+        ndim = len(_primitive.shape_of(result, spec))
+        sharding = NamedSharding(mesh, PartitionSpec(*batch, *(None,) * (ndim - len(batch))))
+        return jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding)(a, b)
+    return run(a, b)
+
+
+def _pad_by_mode(x, spec: ConvSpec, modes: tuple[str, ...]):
+    """`x` padded on the axes whose mode is not zeros. A negative pad crops, after the positive ones are laid."""
+    first = len(spec.batch_shape)
+    for i, ((low, high), mode) in enumerate(zip(spec.padding, modes, strict=True)):
+        if mode == "zeros":
+            continue
+        config = [(0, 0)] * x.ndim
+        config[first + i] = (max(low, 0), max(high, 0))
+        x = jnp.pad(x, config, mode={"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode])
+        x = jax.lax.slice_in_dim(x, max(-low, 0), x.shape[first + i] - max(-high, 0), axis=first + i)
+    return x
+
+
+def _padded_spec(spec: ConvSpec, modes: tuple[str, ...]) -> ConvSpec:
+    """The geometry that is left after `_pad_by_mode`; ValueError for what no mode can pad."""
+    space, pads = list(spec.spatial), list(spec.padding)
+    for i, mode in enumerate(modes):
+        if mode == "zeros":
+            continue
+        widest = max(*pads[i], 0)
+        if spec.input_dilation[i] != 1:
+            raise ValueError(
+                f"padding_mode: got {mode!r} with input_dilation {spec.input_dilation[i]} along spatial axis {i}; "
+                "accepted beside an input dilation is 'zeros'."
+            )
+        if mode == "reflect" and widest > space[i] - 1:
+            raise ValueError(
+                f"padding: got {pads[i]} with padding_mode 'reflect' along spatial axis {i} of {space[i]} elements; "
+                f"accepted are pads of at most {space[i] - 1}, since the edge element is not repeated."
+            )
+        if widest and space[i] == 0:
+            raise ValueError(f"padding_mode: got {mode!r} along spatial axis {i}, which is empty; accepted is 'zeros'.")
+        space[i], pads[i] = space[i] + sum(pads[i]), (0, 0)
+    return spec.replace(x_shape=(*spec.batch_shape, *space, spec.in_features), padding=tuple(pads))
+
+
+def _matches(name: str, array, shape: tuple[int, ...], why: str) -> None:
+    if tuple(array.shape) != tuple(shape):
+        raise ValueError(f"{name}: got shape {tuple(array.shape)}, accepted is {tuple(shape)}, {why}.")
+
+
+# Public --------------------------------------------------------------------------------------------------
+def conv(
+    x: jax.typing.ArrayLike,
+    kernel: jax.typing.ArrayLike,
+    bias: jax.typing.ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    algorithm: str | Algorithms = "auto",
+) -> jax.Array:
+    """Convolution of an image with a kernel, in any number of spatial dimensions.
+
+    For each output position o and output channel c of group g, summed over taps t and the group's channels i,
+
+        y[b, o, c] = bias[c] + sum_{t, i} x[b, (o s + t d - lo) / q, g, i] kernel[t, i, c]
+
+    with stride s, kernel dilation d, input dilation q and low pad lo; positions that x does not have count as
+    zero. This is cross-correlation, as all of deep learning computes it; `jnp.flip` the kernel's window for
+    the convolution of mathematics.
+
+    Args:
+        x: image, ``[*batch, *spatial, in]``; any number of batch axes, none included. There are
+            ``kernel.ndim - 2`` spatial axes.
+        kernel: ``[*window, in // feature_group_count, out]``.
+        bias: ``[out]``, or None.
+        strides: step between windows, in elements; one integer, or one for each spatial axis.
+        padding: elements added around the image. ``"SAME"`` gives ceil(size / stride) outputs, with the odd element
+            high (``"SAME_LOWER"``: low); ``"VALID"`` adds none; ``"FULL"`` adds the window less one on both sides;
+            ``"CAUSAL"`` adds it on the low side of the last spatial axis only, so no output sees later
+            elements, and the other axes are ``"SAME"``. Or an integer for all sides, or one entry for each spatial axis: a
+            name, an integer, or a pair (low, high). A negative pad crops.
+        padding_mode: what is added: ``"zeros"``, ``"reflect"`` (mirrored, edge not repeated), ``"replicate"`` (the
+            edge) or ``"circular"``; one name, or one for each spatial axis.
+        input_dilation: distance between image elements after zeros are put between them.
+        kernel_dilation: distance between taps, in elements.
+        feature_group_count: number of groups; output channels of a group see its input channels only.
+        precision: as for `jax.lax.conv_general_dilated`.
+        preferred_element_type: dtype of the result. By default that of the operands, and int32 for integers of
+            8 or 16 bits. 16-bit floats are summed in float32 in every role, whatever the result's dtype.
+        algorithm: ``"auto"``, a name, or `jconv.Algorithms` with one for each role. The gradients use theirs.
+
+    Returns:
+        ``[*batch, *output_spatial, out]``; `jconv.ConvSpec` tells the sizes beforehand.
+
+    Raises:
+        ValueError: for shapes, sizes, paddings or names that do not fit; the message names the argument.
+        TypeError: for dtypes that are not supported, or would be rounded silently.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.arange(5.0).reshape(5, 1)
+    >>> kernel = jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1)
+    >>> conv(x, kernel, padding="VALID")[:, 0]
+    Array([-2., -2., -2.], dtype=float32)
+    >>> conv(jnp.ones((8, 28, 28, 3)), jnp.ones((3, 3, 3, 16)), strides=2).shape
+    (8, 14, 14, 16)
+
+    References:
+        Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285. Names
+        and layouts are those of `jax.lax.conv_general_dilated` and Flax; the padding modes those of PyTorch.
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    out_dtype = _result_dtype(_common_dtype(x=x, kernel=kernel), preferred_element_type)
+    spec = ConvSpec(x.shape, kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count)
+    modes = padding_mode_per_axis(padding_mode, spec.rank)
+    if set(modes) - {"zeros"}:
+        padded = _padded_spec(spec, modes)
+        x, spec = _pad_by_mode(x, spec, modes), padded
+    return _with_bias(_apply("forward", x, kernel, spec, algorithm, precision, out_dtype), bias)
+
+
+def _transpose_size(entry, size, window, stride, output_padding, output_size, axis) -> int:
+    """The image length, along one axis, whose convolution has ``size`` outputs.
+
+    All of ``smallest ... smallest + stride - 1`` do; `output_padding` or `output_size` chooses among them. By
+    default SAME and CAUSAL choose ``size * stride``, VALID at least that (the convention of lax, Flax and
+    Keras), and explicit pads the smallest (the convention of PyTorch).
+    """
+    if entry in ("SAME", "SAME_LOWER", "CAUSAL"):
+        smallest, default = (size - 1) * stride + 1, size * stride
+    else:
+        low, high = resolve_padding(entry, 0, window, stride)
+        smallest = (size - 1) * stride + window - low - high
+        default = max(smallest, size * stride) if entry == "VALID" else smallest
+    chosen = default
+    if output_padding is not None:
+        chosen = smallest + output_padding
+    if output_size is not None:
+        chosen = output_size
+    if not smallest <= chosen < smallest + stride or chosen < 1:
+        name, value = ("output_shape", output_size) if output_size is not None else ("output_padding", output_padding)
+        first = max(smallest, 1)
+        sizes = f"{first} to {smallest + stride - 1}" if smallest + stride > 1 else "none at all"
+        raise ValueError(
+            f"{name}: got {value} along spatial axis {axis}, which asks for {chosen} elements; an output of {size} "
+            f"with stride {stride}, a window that spans {window} and padding {entry!r} comes from images of "
+            f"{sizes} (output_padding 0 to {stride - 1})."
+        )
+    return chosen
+
+
+def conv_transpose(
+    x: jax.typing.ArrayLike,
+    kernel: jax.typing.ArrayLike,
+    bias: jax.typing.ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    output_padding: int | Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    algorithm: str | Algorithms = "auto",
+) -> jax.Array:
+    """Transposed convolution: the gradient of `conv` with respect to its input, as a layer of its own.
+
+    With A the linear map x -> conv(x, kernel) of an image of the output's size,
+
+        conv_transpose(x, kernel) = A^T x,
+        y[b, p, i] = sum over (o, t) with o s + t d - lo = p of sum_c x[b, o, c] kernel[t, i, c].
+
+    ``padding`` is that of the convolution that is transposed: more of it makes the output smaller.
+
+    Args:
+        x: ``[*batch, *spatial, in]``.
+        kernel: ``[*window, out // feature_group_count, in]``, the kernel of the convolution that is transposed.
+        bias: ``[out]``, or None.
+        strides: factor by which the image grows; one integer, or one for each spatial axis.
+        padding: as for `conv`. With names the output has ``size * stride`` elements (``"VALID"``: at least so many),
+            with explicit pads ``(size - 1) stride + span - low - high``, the smallest possible.
+        output_padding: elements more than the smallest possible size, 0 to stride - 1, for each spatial axis.
+        output_shape: the spatial sizes of the output, instead of `output_padding`.
+        kernel_dilation: distance between taps, in elements.
+        feature_group_count: number of groups.
+        precision: as for `jax.lax.conv_general_dilated`.
+        preferred_element_type: dtype of the result, as for `conv`.
+        algorithm: as for `conv`; the roles are those of the convolution that is transposed, so what runs
+            forwards here is its ``input_grad``.
+
+    Returns:
+        ``[*batch, *output_spatial, out]``.
+
+    Raises:
+        ValueError: for shapes, sizes, paddings or names that do not fit; the message names the argument.
+        TypeError: for dtypes that are not supported, or would be rounded silently.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.array([1.0, 2.0]).reshape(2, 1)
+    >>> kernel = jnp.array([1.0, 10.0, 100.0]).reshape(3, 1, 1)
+    >>> conv_transpose(x, kernel, strides=2, padding="VALID")[:, 0]
+    Array([  1.,  10., 102.,  20., 200.], dtype=float32)
+    >>> conv_transpose(jnp.ones((8, 7, 7, 16)), jnp.ones((4, 4, 3, 16)), strides=2).shape
+    (8, 14, 14, 3)
+
+    References:
+        Zeiler et al., "Deconvolutional networks", CVPR 2010; Dumoulin and Visin, 2016, chapter 4. Explicit pads and
+        `output_padding` mean what they mean in ``torch.nn.ConvTranspose2d``; names give the sizes of
+        `jax.lax.conv_transpose` and Keras. A kernel for lax with ``transpose_kernel=False`` is this one
+        with its window flipped and its last two axes exchanged.
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    out_dtype = _result_dtype(_common_dtype(x=x, kernel=kernel), preferred_element_type)
+    if kernel.ndim < 2:
+        raise ValueError(
+            f"kernel: got shape {kernel.shape}, accepted is [*window, out // feature_group_count, in], at least two axes."
+        )
+    rank = kernel.ndim - 2
+    if x.ndim < rank + 1 or x.shape[-1] != kernel.shape[-1]:
+        raise ValueError(
+            f"x and kernel: got x of shape {x.shape} and kernel of shape {kernel.shape}; accepted are x "
+            f"[*batch, *spatial, in] with {rank} spatial axes and kernel [*window, out // feature_group_count, in]."
+        )
+    (groups,) = per_axis(feature_group_count, 1, "feature_group_count")
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"feature_group_count: got {groups}, accepted is a divisor of the {x.shape[-1]} channels of x."
+        )
+    if output_padding is not None and output_shape is not None:
+        raise ValueError(
+            f"output_shape: got {output_shape!r} and output_padding {output_padding!r}, accepted is one of the two."
+        )
+    entries = padding_per_axis(padding, rank)
+    steps, dilation = per_axis(strides, rank, "strides"), per_axis(kernel_dilation, rank, "kernel_dilation")
+    extra = (None,) * rank if output_padding is None else per_axis(output_padding, rank, "output_padding", minimum=0)
+    sizes = (None,) * rank if output_shape is None else per_axis(tuple(output_shape), rank, "output_shape")
+    batch = x.shape[: x.ndim - rank - 1]
+    space = tuple(
+        _transpose_size(entries[i], x.shape[len(batch) + i], span(kernel.shape[i], dilation[i]), steps[i],
+                        extra[i], sizes[i], i)
+        for i in range(rank)
+    )  # fmt: skip
+    spec = ConvSpec(
+        (*batch, *space, kernel.shape[-2] * groups),
+        kernel.shape,
+        strides=steps,
+        padding=entries,
+        kernel_dilation=dilation,
+        feature_group_count=groups,
+    )
+    return _with_bias(_apply("input_grad", x, kernel, spec, algorithm, precision, out_dtype), bias)
+
+
+def conv_local(
+    x: jax.typing.ArrayLike,
+    kernel: jax.typing.ArrayLike,
+    bias: jax.typing.ArrayLike | None = None,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+) -> jax.Array:
+    """Convolution without weight sharing: every output position has a kernel of its own.
+
+        y[b, o, c] = bias[o, c] + sum_{t, i} x[b, (o s + t d - lo) / q, g, i] kernel[o, t, i, c]
+
+    What sharing saves is the difference to `conv`: LeNet-5's first layer has 156 parameters, and 122,304
+    without sharing.
+
+    Args:
+        x: image, ``[*batch, *spatial, in]``.
+        kernel: ``[*output_spatial, *window, in // feature_group_count, out]``.
+        bias: ``[*output_spatial, out]``, or None.
+        strides: step between windows, in elements; one integer, or one for each spatial axis.
+        padding: as for `conv`; what is added is zeros.
+        input_dilation: distance between image elements after zeros are put between them.
+        kernel_dilation: distance between taps, in elements.
+        feature_group_count: number of groups.
+        precision: as for `jax.lax.dot_general`.
+        preferred_element_type: dtype of the result, as for `conv`.
+
+    Returns:
+        ``[*batch, *output_spatial, out]``.
+
+    Raises:
+        ValueError: for shapes, sizes, paddings or names that do not fit; the message names the argument.
+        TypeError: for dtypes that are not supported, or would be rounded silently.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.ones((5, 1))
+    >>> kernel = jnp.arange(3.0).reshape(3, 1, 1, 1) * jnp.ones((3, 3, 1, 1))
+    >>> conv_local(x, kernel, padding="VALID")[:, 0]
+    Array([0., 3., 6.], dtype=float32)
+
+    References:
+        LeCun et al., "Gradient-based learning applied to document recognition", 1998, section II (weight sharing);
+        Keras calls the layer LocallyConnected.
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    dtype = _common_dtype(x=x, kernel=kernel)
+    out_dtype = _result_dtype(dtype, preferred_element_type)
+    rank = (kernel.ndim - 2) // 2
+    if kernel.ndim < 2 or kernel.ndim % 2:
+        raise ValueError(
+            f"kernel: got shape {kernel.shape}, accepted is [*output_spatial, *window, in // feature_group_count, out]."
+        )
+    shared = kernel.shape[rank:]
+    spec = ConvSpec(x.shape, shared, strides, padding, input_dilation, kernel_dilation, feature_group_count)
+    _matches("kernel", kernel, (*spec.output_spatial, *shared), "its first axes the output positions of x")
+    flat, groups = _primitive.flatten_batch(spec), spec.feature_group_count
+    space, taps = "opqrstuv"[:rank], "klmnwxyz"[:rank]
+    p = patches(x.reshape(flat.x_shape), flat).astype(dtype)
+    p = p.reshape(*p.shape[:-1], groups, -1)
+    k = kernel.astype(dtype).reshape(*kernel.shape[:-1], groups, -1)
+    y = jnp.einsum(
+        f"b{space}{taps}gi,{space}{taps}igc->b{space}gc",
+        p,
+        k,
+        precision=precision,
+        preferred_element_type=jnp.promote_types(accumulator(dtype), out_dtype),
+    )
+    y = y.astype(out_dtype).reshape(spec.output_shape)
+    if bias is None:
+        return y
+    bias = jnp.asarray(bias)
+    _matches("bias", bias, spec.output_shape[len(spec.batch_shape) :], "one for each output position and channel")
+    return y + _broadcast_bias(bias, y)
+
+
+def conv_input_grad(
+    g: jax.typing.ArrayLike,
+    kernel: jax.typing.ArrayLike,
+    input_shape: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    algorithm: str | Algorithms = "auto",
+) -> jax.Array:
+    """Backprop through `conv` to its input: the cotangent of x, given the one of y.
+
+        x_bar[b, p, i] = sum over (o, t) with o s + t d - lo = p q of sum_c g[b, o, c] kernel[t, i, c]
+
+    `jax.grad` of `conv` runs the same rule.
+
+    Args:
+        g: cotangent of y, ``[*batch, *output_spatial, out]``.
+        kernel: ``[*window, in // feature_group_count, out]``.
+        input_shape: shape of x, ``[*batch, *spatial, in]``; a stride leaves it open, so it must be told.
+        strides: as for `conv`.
+        padding: as for `conv`.
+        padding_mode: as for `conv`.
+        input_dilation: as for `conv`.
+        kernel_dilation: as for `conv`.
+        feature_group_count: as for `conv`.
+        precision: as for `conv`.
+        preferred_element_type: dtype of the result.
+        algorithm: as for `conv`; the role that runs is ``input_grad``.
+
+    Returns:
+        The cotangent of x, of shape ``input_shape``.
+
+    Raises:
+        ValueError: for shapes, sizes, paddings or names that do not fit; the message names the argument.
+        TypeError: for dtypes that are not supported, or would be rounded silently.
+
+    >>> import jax, jax.numpy as jnp
+    >>> x, kernel, g = jnp.ones((1, 6, 2)), jnp.ones((3, 2, 4)), jnp.ones((1, 3, 4))
+    >>> _, vjp = jax.vjp(lambda x: conv(x, kernel, strides=2), x)
+    >>> bool((conv_input_grad(g, kernel, x.shape, strides=2) == vjp(g)[0]).all())
+    True
+
+    References:
+        LeCun et al., "Backpropagation applied to handwritten zip code recognition", 1989. The derivation is in
+        `jconv._spec` and `jconv._primitive`.
+    """
+    g, kernel = jnp.asarray(g), jnp.asarray(kernel)
+    out_dtype = _result_dtype(_common_dtype(g=g, kernel=kernel), preferred_element_type)
+    spec = ConvSpec(
+        tuple(input_shape), kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count
+    )
+    _matches("g", g, spec.output_shape, f"the output of conv for input_shape {tuple(input_shape)}")
+    modes = padding_mode_per_axis(padding_mode, spec.rank)
+    padded = _padded_spec(spec, modes)
+    x_bar = _apply("input_grad", g, kernel, padded, algorithm, precision, out_dtype)
+    if set(modes) - {"zeros"}:
+        shape = jax.ShapeDtypeStruct(spec.x_shape, out_dtype)
+        (x_bar,) = jax.linear_transpose(lambda x: _pad_by_mode(x, spec, modes), shape)(x_bar)
+    return x_bar
+
+
+def conv_kernel_grad(
+    x: jax.typing.ArrayLike,
+    g: jax.typing.ArrayLike,
+    window_shape: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    algorithm: str | Algorithms = "auto",
+) -> jax.Array:
+    """Backprop through `conv` to its kernel: the cotangent of the kernel, given the one of y.
+
+        kernel_bar[t, i, c] = sum_{b, o} x[b, (o s + t d - lo) / q, g, i] g[b, o, c]
+
+    `jax.grad` of `conv` runs the same rule.
+
+    Args:
+        x: image, ``[*batch, *spatial, in]``.
+        g: cotangent of y, ``[*batch, *output_spatial, out]``.
+        window_shape: the window of the kernel, one size for each spatial axis.
+        strides: as for `conv`.
+        padding: as for `conv`.
+        padding_mode: as for `conv`.
+        input_dilation: as for `conv`.
+        kernel_dilation: as for `conv`.
+        feature_group_count: as for `conv`.
+        precision: as for `conv`.
+        preferred_element_type: dtype of the result.
+        algorithm: as for `conv`; the role that runs is ``kernel_grad``.
+
+    Returns:
+        The cotangent of the kernel, ``[*window, in // feature_group_count, out]``.
+
+    Raises:
+        ValueError: for shapes, sizes, paddings or names that do not fit; the message names the argument.
+        TypeError: for dtypes that are not supported, or would be rounded silently.
+
+    >>> import jax.numpy as jnp
+    >>> x, g = jnp.arange(6.0).reshape(1, 6, 1), jnp.ones((1, 4, 1))
+    >>> conv_kernel_grad(x, g, (3,), padding="VALID")[:, 0, 0]
+    Array([ 6., 10., 14.], dtype=float32)
+
+    References:
+        LeCun et al., "Backpropagation applied to handwritten zip code recognition", 1989. The derivation is in
+        `jconv._spec` and `jconv._primitive`.
+    """
+    x, g = jnp.asarray(x), jnp.asarray(g)
+    out_dtype = _result_dtype(_common_dtype(x=x, g=g), preferred_element_type)
+    (groups,) = per_axis(feature_group_count, 1, "feature_group_count")
+    window = tuple(window_shape)
+    if x.ndim < len(window) + 1 or g.ndim != x.ndim:
+        raise ValueError(
+            f"window_shape: got {window} for x of shape {x.shape} and g of shape {g.shape}; accepted are x "
+            "[*batch, *spatial, in], g [*batch, *output_spatial, out] and one window size for each spatial axis."
+        )
+    if x.shape[-1] % groups:
+        raise ValueError(
+            f"feature_group_count: got {groups}, accepted is a divisor of the {x.shape[-1]} channels of x."
+        )
+    kernel_shape = (*window, x.shape[-1] // groups, g.shape[-1])
+    spec = ConvSpec(x.shape, kernel_shape, strides, padding, input_dilation, kernel_dilation, groups)
+    _matches("g", g, spec.output_shape, f"the output of conv for x of shape {x.shape}")
+    modes = padding_mode_per_axis(padding_mode, spec.rank)
+    padded = _padded_spec(spec, modes)
+    return _apply("kernel_grad", _pad_by_mode(x, spec, modes), g, padded, algorithm, precision, out_dtype)
+
+
+def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:
+    """Backprop through the bias of `conv`: the cotangent of y summed over everything but its channels.
+
+        bias_bar[c] = sum_{b, o} g[b, o, c]
+
+    Args:
+        g: cotangent of y, ``[*batch, *output_spatial, out]``. 16-bit floats are summed in float32.
+
+    Returns:
+        ``[out]``, in the dtype of g.
+
+    Raises:
+        ValueError: for a g without axes.
+
+    >>> import jax.numpy as jnp
+    >>> conv_bias_grad(jnp.ones((8, 5, 5, 3)))
+    Array([200., 200., 200.], dtype=float32)
+
+    References:
+        LeCun et al., "Backpropagation applied to handwritten zip code recognition", 1989.
+    """
+    g = jnp.asarray(g)
+    if g.ndim < 1:
+        raise ValueError(f"g: got shape {g.shape}, accepted is [*batch, *output_spatial, out].")
+    return jnp.sum(g, axis=tuple(range(g.ndim - 1)), dtype=accumulator(g.dtype)).astype(g.dtype)
+
+
+def select_algorithm(
+    x_shape: Sequence[int],
+    kernel_shape: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    role: Role = "forward",
+    platform: str | None = None,
+    dtype: Any = "float32",
+    precision: Any = None,
+    algorithm: str | Algorithms = "auto",
+) -> Selection:
+    """Which algorithm runs one role of a convolution, and why.
+
+    The roles are forward: y(x, kernel), input_grad: x_bar(g, kernel) and kernel_grad: kernel_bar(x, g).
+
+    Args:
+        x_shape: shape of the image, ``[*batch, *spatial, in]``, in elements.
+        kernel_shape: ``[*window, in // feature_group_count, out]``.
+        strides: as for `conv`.
+        padding: as for `conv`.
+        input_dilation: as for `conv`.
+        kernel_dilation: as for `conv`.
+        feature_group_count: as for `conv`.
+        role: ``"forward"``, ``"input_grad"`` or ``"kernel_grad"``.
+        platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``; by default that of the default backend.
+        dtype: of the operands.
+        precision: as for `conv`.
+        algorithm: as for `conv`.
+
+    Returns:
+        A tuple (name, reason).
+
+    Raises:
+        ValueError: for an unknown role, platform or algorithm, or one that does not cover the call.
+
+    >>> select_algorithm((8, 56, 56, 128), (3, 3, 1, 128), feature_group_count=128, platform="cpu").name
+    'einsum'
+    >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
+    on tpu XLA hands convolutions to the device's own library
+
+    References:
+        The rule and the measurements behind it: docs/algorithms.md.
+    """
+    spec = ConvSpec(
+        tuple(x_shape), tuple(kernel_shape), strides, padding, input_dilation, kernel_dilation, feature_group_count
+    )
+    if role not in ROLES:
+        raise ValueError(f"role: got {role!r}, {nearest(role, ROLES)}")
+    platforms = ("cpu", "cuda", "rocm", "tpu")
+    platform = {"gpu": "cuda"}.get(chosen := platform or jax.default_backend(), chosen)
+    if platform not in platforms:
+        raise ValueError(f"platform: got {platform!r}, {nearest(platform, platforms)}")
+    dtype = jnp.dtype(dtype)
+    call = Call(_primitive.flatten_batch(spec), role, dtype, _result_dtype(dtype, None), precision, platform)
+    return resolve(canonical(algorithm).role(role), call)
+
+
+def algorithms() -> tuple[str, ...]:
+    """The names that `algorithm` accepts beside ``"auto"``, in their order.
+
+    Each computes all three roles of T(x, kernel, y) = <y, conv(x, kernel)>.
+
+    Returns:
+        A tuple of names.
+
+    Raises:
+        Nothing.
+
+    >>> algorithms()
+    ('xla', 'einsum')
+
+    References:
+        docs/algorithms.md.
+    """
+    return tuple(ALGORITHMS)

@@ -1,0 +1,190 @@
+"""One primitive for the three roles of the trilinear form. The only importer of jax.extend and jax.interpreters.
+
+The form, for an image x, a kernel k and a cotangent y, is
+
+    T(x, k, y) = sum over b, o, t, g, i, c of  x[b, p(o, t), g, i]  k[t, i, g, c]  y[b, o, g, c]
+
+with p(o, t) = (o s + t d - lo) / q where that is a position of x. It is linear in each argument. A role is named by
+which argument it is the derivative for: `forward` = dT/dy maps (x, k) to a y, `input_grad` = dT/dx maps (y, k) to an
+x, and `kernel_grad` = dT/dk maps (x, y) to a k. Each role is bilinear in its two operands. Its transpose with
+respect to one operand, applied to a cotangent of its result, is the derivative of T for that operand, taken at the
+cotangent and the other operand: again a role. So jvp re-binds the same role, transposition exchanges roles, the
+set is closed under differentiation of any order, and no algorithm is ever differentiated through.
+
+Batching needs one more observation. Each index of T other than space belongs to two of the arguments, and `g` to all
+three: b to x and y, i to x and k, c to k and y. A vmapped axis of one operand alone is carried to the result, so it
+can be folded into the index that this operand shares with the result; an axis of both operands folds into g.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from ._algorithms.base import Algorithms, Call, Role
+from ._select import canonical, check, lookup, resolve
+from ._spec import ConvSpec
+
+# role -> the arguments of T that are its operands, and the one that it yields
+OPERANDS: dict[Role, tuple[str, str]] = {"forward": "xk", "input_grad": "yk", "kernel_grad": "xy"}  # type: ignore
+RESULT: dict[Role, str] = {"forward": "y", "input_grad": "x", "kernel_grad": "k"}
+ROLE_OF: dict[str, Role] = {result: role for role, result in RESULT.items()}
+SHARED = {frozenset("xy"): "b", frozenset("xk"): "i", frozenset("ky"): "c"}  # the index that two arguments share
+
+conv_p = Primitive("jconv")
+
+
+def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
+    """The shape of one argument of T."""
+    return {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}[argument]
+
+
+def bind(a, b, *, spec: ConvSpec, role: Role, algorithms: Algorithms, precision: Any, out_dtype: Any) -> jax.Array:
+    """Binds the primitive: operands in one dtype, varying over the same manual axes, the algorithm known to cover it."""
+    dtype = jnp.promote_types(a.dtype, b.dtype)
+    a, b = a.astype(dtype), b.astype(dtype)
+    varying = jax.typeof(a).mat.varying | jax.typeof(b).mat.varying
+    a, b = (_varying(v, varying) for v in (a, b))
+    check(algorithms.role(role), Call(spec, role, dtype, jnp.dtype(out_dtype), precision))
+    return conv_p.bind(
+        a, b, spec=spec, role=role, algorithms=algorithms, precision=precision, out_dtype=jnp.dtype(out_dtype)
+    )
+
+
+def _varying(v, axes):
+    """`v`, marked as varying over the manual axes of `shard_map` that it does not vary over yet.
+
+    The transpose of that mark is the sum over those axes. Without it the gradient of a replicated kernel
+    would silently be that of one device's share.
+    """
+    missing = tuple(axis for axis in axes if axis not in jax.typeof(v).mat.varying)
+    return jax.lax.pcast(v, missing, to="varying") if missing else v
+
+
+# Shapes and execution ------------------------------------------------------------------------------------
+@conv_p.def_abstract_eval
+def _abstract_eval(a, b, *, spec, role, out_dtype, **_):
+    expected = tuple(shape_of(argument, spec) for argument in OPERANDS[role])
+    if (a.shape, b.shape) != expected:
+        raise TypeError(f"jconv {role}: operands of shapes {a.shape} and {b.shape} for {spec}")
+    if a.mat.varying != b.mat.varying:
+        raise TypeError(f"jconv {role}: operands vary over {a.mat.varying} and {b.mat.varying}; bind through conv")
+    shape = shape_of(RESULT[role], spec)
+    sharding = a.sharding.update(spec=jax.sharding.PartitionSpec(*(None,) * len(shape)))
+    return a.update(shape=shape, dtype=out_dtype, weak_type=False, sharding=sharding)
+
+
+@conv_p.def_impl
+@functools.partial(jax.jit, static_argnames=("spec", "role", "algorithms", "precision", "out_dtype"))
+def _impl(a, b, **params):
+    return conv_p.bind(a, b, **params)
+
+
+def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_dtype):
+    call = Call(spec, role, a.dtype, out_dtype, precision, platform)
+    name = resolve(algorithms.role(role), call).name
+    with jax.named_scope(f"jconv.{role}.{name}"):
+        if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
+            return jnp.zeros(shape_of(RESULT[role], spec), out_dtype)  # an empty sum
+        return lookup(name).run(role)(a, b, call).astype(out_dtype)
+
+
+for _platform in ("cpu", "cuda", "rocm", "tpu"):
+    mlir.register_lowering(
+        conv_p, mlir.lower_fun(functools.partial(_run, _platform), multiple_results=False), platform=_platform
+    )
+
+
+# Differentiation -----------------------------------------------------------------------------------------
+def _transpose(operand: int, ct, a, b, *, spec, role, algorithms, precision, out_dtype):
+    """The transpose with respect to operand 0 or 1: the role that yields this operand, at ct and the other one."""
+    del out_dtype
+    wanted, other = (a, b) if operand == 0 else (b, a)
+    kinds = {OPERANDS[role][1 - operand]: other, RESULT[role]: ct}
+    new_role = ROLE_OF[OPERANDS[role][operand]]
+    first, second = (kinds[kind] for kind in OPERANDS[new_role])
+    return bind(
+        first,
+        second,
+        spec=spec,
+        role=new_role,
+        algorithms=algorithms,
+        precision=precision,
+        out_dtype=wanted.aval.dtype,
+    )
+
+
+ad.defbilinear(conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+
+
+# Batching ------------------------------------------------------------------------------------------------
+def _indices(argument: str, spec: ConvSpec) -> tuple[list[str], list[int]]:
+    """The indices of an argument with its channels split into groups, and their sizes."""
+    r, groups = spec.rank, spec.feature_group_count
+    *head, channels = shape_of(argument, spec)
+    names = {"x": ["b", *["s"] * r, "g", "i"], "k": [*["t"] * r, "i", "g", "c"], "y": ["b", *["s"] * r, "g", "c"]}
+    return names[argument], [*head, groups, channels // groups]
+
+
+def _fold(array, axis: int, argument: str, index: str, spec: ConvSpec):
+    """Folds the batched `axis` into `index`, in front of it."""
+    names, sizes = _indices(argument, spec)
+    size, at = array.shape[axis], names.index(index)
+    array = jnp.moveaxis(array, axis, 0).reshape(size, *sizes)
+    array = jnp.moveaxis(array, 0, at)
+    sizes = [n * size if i == at else n for i, n in enumerate(sizes)]
+    return array.reshape(*sizes[:-2], sizes[-2] * sizes[-1])
+
+
+def _unfold(array, size: int, argument: str, index: str, spec: ConvSpec):
+    """Takes the axis that `_fold` put there out of a result, to the front. `spec` is that before folding."""
+    names, sizes = _indices(argument, spec)
+    at = names.index(index)
+    array = jnp.moveaxis(array.reshape(*sizes[:at], size, *sizes[at:]), at, 0)
+    return array.reshape(size, *shape_of(argument, spec))
+
+
+def _folded_spec(spec: ConvSpec, size: int, index: str) -> ConvSpec:
+    (batch, *space, channels), (*window, per_group, out) = spec.x_shape, spec.kernel_shape
+    match index:
+        case "b":
+            return spec.replace(x_shape=(batch * size, *space, channels))
+        case "i":
+            return spec.replace(x_shape=(batch, *space, channels * size), kernel_shape=(*window, per_group * size, out))
+        case "c":
+            return spec.replace(kernel_shape=(*window, per_group, out * size))
+    return spec.replace(
+        x_shape=(batch, *space, channels * size),
+        kernel_shape=(*window, per_group, out * size),
+        feature_group_count=spec.feature_group_count * size,
+    )
+
+
+def _batch(args, dims, *, spec, role, **params):
+    operands, result = OPERANDS[role], RESULT[role]
+    batched = [i for i in (0, 1) if dims[i] is not None]
+    size = args[batched[0]].shape[dims[batched[0]]]
+    if size == 0:  # a kernel axis cannot be folded to nothing, and there is nothing to compute
+        return jnp.zeros((0, *shape_of(result, spec)), params["out_dtype"]), 0
+    index = "g" if len(batched) == 2 else SHARED[frozenset((operands[batched[0]], result))]
+    args = [_fold(arg, dims[i], operands[i], index, spec) if i in batched else arg for i, arg in enumerate(args)]
+    out = bind(*args, spec=_folded_spec(spec, size, index), role=role, **params)
+    return _unfold(out, size, result, index, spec), 0
+
+
+batching.primitive_batchers[conv_p] = _batch
+
+
+# Reading -------------------------------------------------------------------------------------------------
+def flatten_batch(spec: ConvSpec) -> ConvSpec:
+    """The same geometry with all batch axes in one, as the primitive takes it."""
+    return spec.replace(x_shape=(math.prod(spec.batch_shape), *spec.spatial, spec.in_features))
+
+
+__all__ = ["OPERANDS", "RESULT", "bind", "canonical", "conv_p", "flatten_batch", "shape_of"]

@@ -1,0 +1,411 @@
+"""The geometry of one convolution: shapes, sizes and counts. It touches no arrays.
+
+A convolution along one spatial axis is fixed by the image length ``n``, the window length ``k``, the
+stride ``s``, the pads ``lo`` and ``hi``, the input dilation ``q`` and the kernel dilation ``d``. Output
+position ``o`` and tap ``t`` meet input position ``p`` where
+
+    p * q = o * s + t * d - lo,        0 <= p < n,
+
+and the output has ``floor((span(n, q) + lo + hi - span(k, d)) / s) + 1`` positions, where
+``span(n, q) = (n - 1) * q + 1`` is the length of ``n`` points that lie ``q`` apart. Everything in this file
+follows from that one relation, and so do the three roles that `jconv._primitive` derives from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex, cast
+
+AxisPadding = str | int | tuple[int, int]
+Padding = str | int | Sequence[str | int | Sequence[int]]
+
+PADDINGS = ("SAME", "SAME_LOWER", "VALID", "FULL", "CAUSAL")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def span(size: int, dilation: int) -> int:
+    """Length of ``size`` points that lie ``dilation`` apart (no points span nothing)."""
+    return (size - 1) * dilation + 1 if size > 0 else 0
+
+
+def nearest(name: object, accepted: Iterable[str]) -> str:
+    """What an error about an unknown name ends with: the accepted names, the nearest one first."""
+    accepted = list(accepted)
+    by_folded = {a.lower(): a for a in accepted}
+    close = difflib.get_close_matches(str(name).lower(), list(by_folded), n=1)
+    hint = f" Did you mean {by_folded[close[0]]!r}?" if close else ""
+    return f"accepted: {', '.join(map(repr, accepted))}.{hint}"
+
+
+def _integer(value: Any, name: str, *, minimum: int | None = None) -> int:
+    if not isinstance(value, bool):
+        try:
+            value = operator.index(cast(SupportsIndex, value))
+            if minimum is None or value >= minimum:
+                return value
+        except TypeError:
+            pass
+    bound = "" if minimum is None else f" of at least {minimum}"
+    raise ValueError(f"{name}: got {value!r}, accepted is an integer{bound}.")
+
+
+def per_axis(value: int | Sequence[int], rank: int, name: str, *, minimum: int = 1) -> tuple[int, ...]:
+    """``value`` as one integer for each of ``rank`` spatial axes; raises ValueError in the name of ``name``."""
+    if not isinstance(value, Sequence) and not hasattr(value, "__len__"):
+        return (_integer(value, name, minimum=minimum),) * rank
+    values = tuple(cast(Sequence[int], value))
+    if len(values) != rank:
+        raise ValueError(
+            f"{name}: got {values!r} of length {len(values)}, accepted is one integer or {rank} of them, "
+            f"one for each spatial axis (the kernel has {rank})."
+        )
+    return tuple(_integer(v, f"{name}[{i}]", minimum=minimum) for i, v in enumerate(values))
+
+
+def padding_per_axis(padding: Padding, rank: int) -> tuple[AxisPadding, ...]:
+    """``padding`` spelled out for each spatial axis, names not yet turned into numbers.
+
+    ``"CAUSAL"`` for a whole image means: causal along the last spatial axis, ``"SAME"`` along the others.
+    """
+    if isinstance(padding, str):
+        name = _padding_name(padding)
+        if name == "CAUSAL" and rank > 1:
+            return ("SAME",) * (rank - 1) + (name,)
+        return (name,) * rank
+    if not isinstance(padding, Sequence) and not hasattr(padding, "__len__"):
+        pad = _integer(padding, "padding")
+        return (pad,) * rank
+    entries = tuple(cast(Sequence[Any], padding))
+    if len(entries) != rank:
+        hint = ""
+        if rank == 1 and len(entries) == 2:
+            hint = f" For one spatial axis, a low and a high pad are written [{entries!r}]."
+        raise ValueError(
+            f"padding: got {entries!r} of length {len(entries)}, accepted is a name, an integer, or {rank} "
+            f"entries, one for each spatial axis, each a name, an integer or a pair (low, high).{hint}"
+        )
+    return tuple(_axis_padding(entry, i) for i, entry in enumerate(entries))
+
+
+def _padding_name(name: str) -> str:
+    upper = name.upper()
+    if upper not in PADDINGS:
+        raise ValueError(f"padding: got {name!r}, {nearest(name, PADDINGS)}")
+    return upper
+
+
+def _axis_padding(entry: Any, axis: int) -> AxisPadding:
+    if isinstance(entry, str):
+        return _padding_name(entry)
+    if isinstance(entry, Sequence) or hasattr(entry, "__len__"):
+        pair = tuple(entry)
+        if len(pair) != 2:
+            raise ValueError(f"padding[{axis}]: got {pair!r}, accepted is a name, an integer or a pair (low, high).")
+        return (_integer(pair[0], f"padding[{axis}]"), _integer(pair[1], f"padding[{axis}]"))
+    return _integer(entry, f"padding[{axis}]")
+
+
+def resolve_padding(entry: AxisPadding, size: int, window: int, stride: int) -> tuple[int, int]:
+    """The two pads of one axis, for an image that spans ``size`` and a window that spans ``window``."""
+    if isinstance(entry, tuple):
+        return entry
+    if not isinstance(entry, str):
+        return (entry, entry)
+    if entry == "VALID":
+        return (0, 0)
+    if entry == "FULL":
+        return (window - 1, window - 1)
+    if entry == "CAUSAL":
+        return (window - 1, 0)
+    total = max((-(-size // stride) - 1) * stride + window - size, 0)  # SAME: ceil(size / stride) outputs
+    low = total // 2
+    return (total - low, low) if entry == "SAME_LOWER" else (low, total - low)
+
+
+def padding_mode_per_axis(mode: str | Sequence[str], rank: int) -> tuple[str, ...]:
+    """``padding_mode`` spelled out for each spatial axis."""
+    modes = (mode,) * rank if isinstance(mode, str) else tuple(mode)
+    if len(modes) != rank:
+        raise ValueError(
+            f"padding_mode: got {modes!r} of length {len(modes)}, accepted is one name or {rank} of them, "
+            "one for each spatial axis."
+        )
+    for m in modes:
+        if m not in PADDING_MODES:
+            raise ValueError(f"padding_mode: got {m!r}, {nearest(m, PADDING_MODES)}")
+    return modes
+
+
+def _layout_hint(x_shape: tuple, kernel_shape: tuple, groups: int) -> str:
+    """Which transpose would make the channels agree, where one would."""
+    rank = len(kernel_shape) - 2
+    if rank < 1:
+        return ""
+    spatial = "DHW"[-rank:] if rank <= 3 else "..."
+    moved_x = x_shape[-rank - 1]  # the channels, were x channels-first
+    moved_in = kernel_shape[1]  # the input channels, were the kernel out-in-window
+    to_hwio = f"kernel.transpose({', '.join(map(str, (*range(2, rank + 2), 1, 0)))})"
+    to_last = f"jax.numpy.moveaxis(x, {-rank - 1}, -1)"
+    if moved_in * groups == x_shape[-1]:
+        return f" The kernel looks like OI{spatial}: pass {to_hwio}."
+    if moved_x == kernel_shape[-2] * groups:
+        return f" x looks like NC{spatial}: pass {to_last}."
+    if moved_x == moved_in * groups:
+        return f" x looks like NC{spatial} and the kernel like OI{spatial}: pass {to_last} and {to_hwio}."
+    return ""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class ConvSpec:
+    """The geometry of a convolution: every shape, size and count, without any array.
+
+    Along each spatial axis, with window length k, stride s, pads lo and hi, input dilation q and kernel
+    dilation d, the output has
+
+        floor((span(n, q) + lo + hi - span(k, d)) / s) + 1,   span(n, q) = (n - 1) q + 1
+
+    positions. The arguments are those of `jconv.conv`; after construction `strides`, `padding` and the
+    dilations hold plain numbers, one (for `padding` one pair) for each spatial axis, so two ways of writing
+    the same convolution are equal and hash alike.
+
+    Args:
+        x_shape: shape of the image, ``[*batch, *spatial, in]``, in elements.
+        kernel_shape: shape of the kernel, ``[*window, in // groups, out]``, in elements.
+        strides: step between windows, in elements of the (dilated) image.
+        padding: a name, an integer, or one entry for each spatial axis.
+        input_dilation: distance between image elements; 1 leaves them adjacent.
+        kernel_dilation: distance between taps; 1 leaves them adjacent.
+        feature_group_count: number of groups that the channels fall into.
+
+    Returns:
+        A frozen, hashable description.
+
+    Raises:
+        ValueError: for shapes that do not fit each other, or an output without a position; the message names
+            the argument, what was given and what is accepted.
+
+    >>> spec = ConvSpec((25, 25, 1), (3, 3, 1, 12), padding="VALID")
+    >>> spec.output_shape, spec.num_weights, spec.num_parameters
+    ((23, 23, 12), 108, 120)
+    >>> ConvSpec((32, 32, 1), (5, 5, 1, 6), padding="VALID").num_connections
+    122304
+
+    References:
+        The output size is the one of Dumoulin and Visin, "A guide to convolution arithmetic for deep
+        learning", 2016, arXiv:1603.07285, with input dilation added. Parameters and connections are counted as
+        in LeCun et al., "Gradient-based learning applied to document recognition", 1998.
+    """
+
+    x_shape: tuple[int, ...]
+    kernel_shape: tuple[int, ...]
+    strides: tuple[int, ...] | int = 1
+    padding: Any = "SAME"
+    input_dilation: tuple[int, ...] | int = 1
+    kernel_dilation: tuple[int, ...] | int = 1
+    feature_group_count: int = 1
+
+    def __post_init__(self) -> None:
+        kernel_shape = tuple(self.kernel_shape)
+        if len(kernel_shape) < 2:
+            raise ValueError(
+                f"kernel: got shape {kernel_shape}, accepted is [*window, in // feature_group_count, out], "
+                "at least two axes."
+            )
+        kernel_shape = tuple(_integer(k, f"kernel.shape[{i}]", minimum=1) for i, k in enumerate(kernel_shape))
+        rank = len(kernel_shape) - 2
+        x_shape = tuple(self.x_shape)
+        if len(x_shape) < rank + 1:
+            raise ValueError(
+                f"x: got shape {x_shape}, accepted is [*batch, *spatial, in] with {rank} spatial axes, because the "
+                f"kernel of shape {kernel_shape} has a window of {rank} axes."
+            )
+        batch = len(x_shape) - rank - 1  # a batch size may be symbolic (jax.export), so it is kept as it is
+        x_shape = x_shape[:batch] + tuple(
+            _integer(n, f"x.shape[{batch + i}]", minimum=0) for i, n in enumerate(x_shape[batch:])
+        )
+        groups = _integer(self.feature_group_count, "feature_group_count", minimum=1)
+        if x_shape[-1] != kernel_shape[-2] * groups:
+            raise ValueError(
+                f"x and kernel: x of shape {x_shape} has {x_shape[-1]} channels and a kernel of shape {kernel_shape} "
+                f"with feature_group_count={groups} takes {kernel_shape[-2] * groups}. Accepted are x "
+                "[*batch, *spatial, in] and kernel [*window, in // feature_group_count, out]."
+                + _layout_hint(x_shape, kernel_shape, groups)
+            )
+        if kernel_shape[-1] % groups:
+            raise ValueError(
+                f"feature_group_count: got {groups}, which does not divide the {kernel_shape[-1]} output channels of a "
+                f"kernel of shape {kernel_shape}; accepted is a divisor of both channel counts."
+            )
+        put = lambda name, value: object.__setattr__(self, name, value)
+        put("x_shape", x_shape)
+        put("kernel_shape", kernel_shape)
+        put("feature_group_count", groups)
+        for name in ("strides", "input_dilation", "kernel_dilation"):
+            put(name, per_axis(getattr(self, name), rank, name))
+        entries = padding_per_axis(self.padding, rank)
+        pads = tuple(
+            resolve_padding(entry, span(n, q), span(k, d), s)
+            for entry, n, q, k, d, s in zip(
+                entries, self.spatial, self.input_dilation, self.window, self.kernel_dilation, self.strides, strict=True
+            )
+        )
+        put("padding", pads)
+        for axis, size in enumerate(self.output_spatial):
+            if size < 1:
+                n, q = self.spatial[axis], self.input_dilation[axis]
+                raise ValueError(
+                    f"x, kernel, padding: along spatial axis {axis} the image spans {span(n, q)} and padding "
+                    f"{pads[axis]} makes that {span(n, q) + sum(pads[axis])}, but the window spans "
+                    f"{span(self.window[axis], self.kernel_dilation[axis])}, so the output would have "
+                    f"{size} positions; accepted is at least 1. Pad more, or use a smaller window or kernel_dilation."
+                )
+
+    # Sizes -----------------------------------------------------------------------------------------------
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_shape) - 2
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch axes of x."""
+        return self.x_shape[: len(self.x_shape) - self.rank - 1]
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """The spatial axes of x."""
+        return self.x_shape[len(self.x_shape) - self.rank - 1 : -1]
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The window axes of the kernel."""
+        return self.kernel_shape[:-2]
+
+    @property
+    def in_features(self) -> int:
+        """Channels of x."""
+        return self.x_shape[-1]
+
+    @property
+    def out_features(self) -> int:
+        """Channels of the output."""
+        return self.kernel_shape[-1]
+
+    @property
+    def output_spatial(self) -> tuple[int, ...]:
+        """The spatial axes of the output."""
+        return tuple(
+            (span(n, q) + lo + hi - span(k, d)) // s + 1
+            for n, q, (lo, hi), k, d, s in zip(
+                self.spatial,
+                self.input_dilation,
+                self.padding,
+                self.window,
+                self.kernel_dilation,
+                self.strides,
+                strict=True,
+            )
+        )
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of the output, ``[*batch, *output_spatial, out]``."""
+        return (*self.batch_shape, *self.output_spatial, self.out_features)
+
+    # Counts ----------------------------------------------------------------------------------------------
+    @property
+    def num_weights(self) -> int:
+        """Elements of the kernel."""
+        return math.prod(self.kernel_shape)
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights and one bias for each output channel."""
+        return self.num_weights + self.out_features
+
+    @property
+    def num_connections(self) -> int:
+        """Links into the outputs of one example: every tap of every output, and its bias."""
+        return math.prod(self.output_spatial) * self.num_parameters
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one example; the same in all three roles."""
+        return math.prod(self.output_spatial) * self.num_weights
+
+    @property
+    def receptive_field(self) -> tuple[int, ...]:
+        """How many elements of the (dilated) image one output spans, for each spatial axis."""
+        return tuple(span(k, d) for k, d in zip(self.window, self.kernel_dilation, strict=True))
+
+    # Roles -----------------------------------------------------------------------------------------------
+    def replace(self, **changes: Any) -> ConvSpec:
+        """The same geometry with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def input_grad_spec(self) -> ConvSpec:
+        """The forward convolution that computes the gradient with respect to x.
+
+        Solving ``p q = o s + t d - lo`` for ``o`` gives ``o s = p q + (k - 1 - t) d - ((k - 1) d - lo)``: again a
+        convolution, over g, with the window reversed, strides and input dilation exchanged, and
+        ``lo' = (k - 1) d - lo``. ``hi'`` is what makes its output exactly as long as x. The channels of each
+        group are exchanged in the kernel: ``[*window, out // groups, in]``.
+        """
+        pads = []
+        for n, q, (lo, _), k, d, s, o in zip(
+            self.spatial,
+            self.input_dilation,
+            self.padding,
+            self.window,
+            self.kernel_dilation,
+            self.strides,
+            self.output_spatial,
+            strict=True,
+        ):
+            low = span(k, d) - 1 - lo
+            pads.append((low, span(n, q) + span(k, d) - 1 - span(o, s) - low))
+        return ConvSpec(
+            self.output_shape,
+            (*self.window, self.out_features // self.feature_group_count, self.in_features),
+            strides=self.input_dilation,
+            padding=tuple(pads),
+            input_dilation=self.strides,
+            kernel_dilation=self.kernel_dilation,
+            feature_group_count=self.feature_group_count,
+        )
+
+    @property
+    def kernel_grad_padding(self) -> tuple[tuple[int, int], ...]:
+        """Pads of the convolution of x with g that computes the gradient with respect to the kernel.
+
+        There g is the window, with dilation ``s``, and ``t d = p q + lo - o s`` counts the outputs with stride
+        ``d``; ``hi'`` leaves exactly k of them.
+        """
+        return tuple(
+            (lo, span(k, d) + span(o, s) - 1 - span(n, q) - lo)
+            for n, q, (lo, _), k, d, s, o in zip(
+                self.spatial,
+                self.input_dilation,
+                self.padding,
+                self.window,
+                self.kernel_dilation,
+                self.strides,
+                self.output_spatial,
+                strict=True,
+            )
+        )
+
+    def __repr__(self) -> str:
+        text = f"{list(self.x_shape)}*{list(self.kernel_shape)}->{list(self.output_shape)}"
+        for name, default in (("strides", 1), ("padding", (0, 0)), ("input_dilation", 1), ("kernel_dilation", 1)):
+            values = getattr(self, name)
+            if any(v != default for v in values):
+                text += f", {name}={values}"
+        if self.feature_group_count != 1:
+            text += f", feature_group_count={self.feature_group_count}"
+        return f"ConvSpec({text.replace(' ', '')})"

@@ -1,0 +1,138 @@
+"""What a layer is, and what the layers share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+
+from .. import initializers
+from .._spec import per_axis
+
+Shape = tuple[int, ...]
+Tree = dict[str, Any]
+Initializer = Callable[..., jax.Array]
+
+
+class Geometry(NamedTuple):
+    """What a table of layers says of one layer beside its shapes; counts are for one example."""
+
+    window: tuple[int, ...] = ()  # elements of its input that one output spans, per spatial axis
+    strides: tuple[int | Fraction, ...] = ()
+    connections: int = 0
+    macs: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A layer: the pair init and apply, y, state' = apply(params, state, x).
+
+    Args:
+        init: ``init(key, input_shape) -> (params, state)``.
+        apply: ``apply(params, state, x, *, train=False, key=None) -> (y, state)``.
+        name: what its parameters are called in a `Sequential`; by default its kind and a number.
+        kind: the kind of layer, for tables.
+        geometry: for tables: ``geometry(input_shape) -> Geometry``.
+        children: the layers that it is made of, with their names.
+        chained: whether the children follow each other, or all see the input.
+
+    Returns:
+        A frozen record of the two functions.
+
+    Raises:
+        Nothing.
+
+    >>> import jax
+    >>> double = Layer(lambda key, shape: ({}, {}), lambda params, state, x, *, train=False, key=None: (2 * x, state))
+    >>> double.apply({}, {}, jax.numpy.ones(2))[0]
+    Array([2., 2.], dtype=float32)
+
+    References:
+        Pairs (init, apply) are the design of stax, Bradbury et al., JAX, 2018.
+    """
+
+    init: Callable[..., tuple[Tree, Tree]]
+    apply: Callable[..., tuple[jax.Array, Tree]]
+    name: str | None = None
+    kind: str = "Layer"
+    geometry: Callable[[Shape], Geometry] | None = None
+    children: tuple[tuple[str, Layer], ...] = ()
+    chained: bool = True
+
+    def output_shape(self, input_shape: Sequence[int]) -> Shape:
+        """The shape that `apply` gives for an input of that shape; a batch axis of -1 stays -1."""
+        shape = tuple(input_shape)
+        if not shape:
+            raise ValueError("input_shape: got (), accepted is [*batch, *spatial, channels].")
+        concrete = (1, *shape[1:]) if shape[0] == -1 else shape
+
+        def run(key, x):
+            params, state = self.init(key, concrete)
+            return self.apply(params, state, x)[0]
+
+        out = jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(concrete, jnp.float32)).shape
+        return (-1, *out[1:]) if shape[0] == -1 else tuple(out)
+
+
+def take(params: Tree, name: str, kind: str) -> jax.Array:
+    if not hasattr(params, "keys") or name not in params:
+        got = sorted(params.keys()) if hasattr(params, "keys") else type(params).__name__
+        raise ValueError(f"params: got {got}, accepted by {kind} is a dict with {name!r}.")
+    return params[name]
+
+
+def draw(init: Initializer, key, shape, dtype, *, fan_shape=None, groups=1, transposed=False) -> jax.Array:
+    """Draws a parameter; jconv's own initializers are told the kernel's fans, foreign ones see the shape."""
+    if isinstance(init, initializers.VarianceScaling):
+        return init(key, shape, dtype, feature_group_count=groups, transposed=transposed, fan_shape=fan_shape)
+    return init(key, shape, dtype)
+
+
+def cast(dtype, *arrays):
+    return arrays if dtype is None else tuple(a if a is None else jnp.asarray(a).astype(dtype) for a in arrays)
+
+
+def stateless(fn: Callable[..., jax.Array], kind: str, name: str | None, geometry=None) -> Layer:
+    """A layer without parameters or state."""
+
+    def init(key, input_shape):
+        return {}, {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        return fn(x), state
+
+    return Layer(init, apply, name, kind, geometry)
+
+
+def named_layers(layers: Sequence[Layer], kind: str) -> tuple[tuple[str, Layer], ...]:
+    counts: Counter[str] = Counter()
+    names = []
+    for i, layer in enumerate(layers):
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers[{i}]: got {layer!r}, accepted by {kind} are Layers.")
+        names.append(layer.name or f"{layer.kind}_{counts[layer.kind]}")
+        counts[layer.kind] += layer.name is None
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"name: got {twice[0]!r} twice in one {kind}, accepted are names that differ.")
+    return tuple(zip(names, layers, strict=True))
+
+
+def split(key, count: int):
+    return [None] * count if key is None else jax.random.split(key, count)
+
+
+def window_of(size: int | Sequence[int], input_shape: Shape, name: str) -> tuple[int, ...]:
+    if len(input_shape) < 2:
+        raise ValueError(f"input_shape: got {tuple(input_shape)}, accepted is [batch, *spatial, channels].")
+    return per_axis(size, len(input_shape) - 2, name)
+
+
+def positions(shape: Shape) -> int:
+    return math.prod(shape[1:-1])

@@ -1,0 +1,161 @@
+"""Layers made of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+from jax import numpy as jnp
+
+from .._spec import nearest
+from .base import Layer, named_layers, split, stateless
+
+
+def Sequential(*layers: Layer, name: str | None = None) -> Layer:
+    """Layers one after the other: y = f_n(... f_2(f_1(x))).
+
+    Args:
+        *layers: the layers. Their parameters are nested under their names, ``Conv_0``, ``Conv_1``, ``Dense_0``, ...
+        name: in another `Sequential`.
+
+    Returns:
+        A `Layer`.
+
+    Raises:
+        TypeError: for something that is no `Layer`.
+        ValueError: for two layers of the same name.
+
+    >>> import jax
+    >>> from jconv.layers import Activation, Conv, Dense, Flatten
+    >>> net = Sequential(Conv(4, 3), Activation("relu"), Flatten(), Dense(10))
+    >>> params, state = net.init(jax.random.key(0), (-1, 8, 8, 1))
+    >>> sorted(params), net.output_shape((-1, 8, 8, 1))
+    (['Conv_0', 'Dense_0'], (-1, 10))
+
+    References:
+        ``serial`` of stax; ``Sequential`` of Keras and PyTorch.
+    """
+    named = named_layers(layers, "Sequential")
+
+    def init(key, input_shape):
+        shape, params, states = tuple(input_shape), {}, {}
+        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
+            p, s = layer.init(k, shape)
+            params |= {child: p} if p else {}
+            states |= {child: s} if s else {}
+            shape = layer.output_shape(shape)
+        return params, states
+
+    def apply(params, state, x, *, train=False, key=None):
+        fresh = {}
+        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
+            x, s = layer.apply(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
+            fresh |= {child: s} if s else {}
+        return x, fresh
+
+    return Layer(init, apply, name, "Sequential", children=named)
+
+
+def Parallel(
+    *branches: Layer,
+    combine: str | Callable[[Sequence[jax.Array]], jax.Array] = "concatenate",
+    name: str | None = None,
+) -> Layer:
+    """Layers side by side on one input: y = combine(f_1(x), ..., f_n(x)).
+
+    Args:
+        *branches: the layers. Their parameters are nested under their names.
+        combine: ``"concatenate"`` (channels), ``"sum"``, ``"product"``, or a function of the list of outputs.
+        name: in a `Sequential`.
+
+    Returns:
+        A `Layer`.
+
+    Raises:
+        TypeError: for something that is no `Layer`.
+        ValueError: for an unknown `combine`, no branches, two of the same name, or, in apply, outputs that do
+            not fit each other.
+
+    >>> from jconv.layers import Conv
+    >>> Parallel(Conv(4, 1), Conv(8, 3)).output_shape((1, 8, 8, 3))
+    (1, 8, 8, 12)
+
+    References:
+        Szegedy et al., "Going deeper with convolutions", CVPR 2015 (Inception).
+    """
+    combines: dict[str, Callable] = {
+        "concatenate": lambda ys: jnp.concatenate(ys, axis=-1),
+        "sum": lambda ys: sum(ys[1:], ys[0]),
+        "product": lambda ys: math.prod(ys[1:], start=ys[0]),
+    }
+    if isinstance(combine, str) and combine not in combines:
+        raise ValueError(f"combine: got {combine!r}, {nearest(combine, combines)}")
+    if not branches:
+        raise ValueError("branches: got none, accepted is at least one Layer.")
+    join = combines[combine] if isinstance(combine, str) else combine
+    named = named_layers(branches, "Parallel")
+
+    def init(key, input_shape):
+        params, states = {}, {}
+        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
+            p, s = layer.init(k, input_shape)
+            params |= {child: p} if p else {}
+            states |= {child: s} if s else {}
+        return params, states
+
+    def apply(params, state, x, *, train=False, key=None):
+        outputs, fresh = [], {}
+        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
+            y, s = layer.apply(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
+            outputs.append(y)
+            fresh |= {child: s} if s else {}
+        same = 1 if combine == "concatenate" else 0
+        if isinstance(combine, str) and len({y.shape[: y.ndim - same] for y in outputs}) > 1:
+            raise ValueError(
+                f"{kind}: got branches of shapes {[y.shape for y in outputs]}, accepted by {combine!r} are shapes that "
+                f"agree{' but for the channels' if same else ''}."
+            )
+        return join(outputs), fresh
+
+    kind = "Parallel"
+    return Layer(init, apply, name, kind, children=named, chained=False)
+
+
+def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = None) -> Layer:
+    """Layers with a way around them: y = shortcut(x) + f_n(... f_1(x)).
+
+    Args:
+        *layers: the body.
+        shortcut: the way around; by default the identity, for a body that keeps the shape.
+        name: in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"body", "shortcut"}``.
+
+    Raises:
+        TypeError: for something that is no `Layer`.
+        ValueError: in init and apply, where body and shortcut give different shapes.
+
+    >>> from jconv.layers import Activation, Conv
+    >>> Residual(Conv(8, 3), Activation("relu"), shortcut=Conv(8, 1)).output_shape((1, 8, 8, 3))
+    (1, 8, 8, 8)
+
+    References:
+        He et al., "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385.
+    """
+    body = dataclasses.replace(Sequential(*layers), name="body")
+    around = stateless(lambda x: x, "identity", None) if shortcut is None else shortcut
+    pair = Parallel(body, dataclasses.replace(around, name="shortcut"), combine="sum")
+
+    def init(key, input_shape):
+        shapes = [layer.output_shape(input_shape) for layer in (body, around)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Residual: got a body that gives {shapes[0]} and a shortcut that gives {shapes[1]} for an input of "
+                f"{tuple(input_shape)}, accepted are equal shapes; pass shortcut=Conv(...) with the body's strides."
+            )
+        return pair.init(key, input_shape)
+
+    return dataclasses.replace(pair, init=init, name=name, kind="Residual")

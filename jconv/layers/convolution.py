@@ -1,0 +1,507 @@
+"""Layers that convolve, and `Dense`, the convolution without spatial axes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from .. import _conv, initializers
+from .._spec import ConvSpec, Padding, per_axis
+from .base import Geometry, Initializer, Layer, Shape, cast, draw, positions, take, window_of
+from .composition import Sequential
+
+
+def _make_conv(
+    kind: str,
+    features: Callable[[int], int],
+    groups_of: Callable[[int], int],
+    kernel_size: int | Sequence[int],
+    *,
+    use_bias: bool,
+    kernel_init: Initializer,
+    bias_init: Initializer,
+    dtype: Any,
+    param_dtype: Any,
+    name: str | None,
+    geometry_options: dict[str, Any],
+    options: dict[str, Any],
+    local: bool = False,
+) -> Layer:
+    """`Conv`, `DepthwiseConv` and `ConvLocal`: they differ in features and groups, known from the channels, alone."""
+
+    def spec_of(input_shape: Shape) -> ConvSpec:
+        channels = input_shape[-1] if input_shape else 0
+        window, groups = window_of(kernel_size, input_shape, "kernel_size"), groups_of(channels)
+        if channels % groups:
+            raise ValueError(
+                f"feature_group_count: got {groups} for an input of shape {input_shape}, accepted is a divisor of its "
+                f"{channels} channels."
+            )
+        kernel_shape = (*window, channels // groups, features(channels))
+        return ConvSpec(input_shape, kernel_shape, feature_group_count=groups, **geometry_options)
+
+    def init(key, input_shape):
+        spec = spec_of(tuple(input_shape))
+        shape = (*spec.output_spatial, *spec.kernel_shape) if local else spec.kernel_shape
+        k1, k2 = jax.random.split(key)
+        fan = {"fan_shape": spec.kernel_shape, "groups": spec.feature_group_count}
+        params = {"kernel": draw(kernel_init, k1, shape, param_dtype, **fan)}
+        if use_bias:
+            bias_shape = (*(spec.output_spatial if local else ()), spec.out_features)
+            params["bias"] = draw(bias_init, k2, bias_shape, param_dtype, **fan)
+        return params, {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        kernel = take(params, "kernel", kind)
+        bias = take(params, "bias", kind) if use_bias else None
+        x, kernel, bias = cast(dtype, x, kernel, bias)
+        function = _conv.conv_local if local else _conv.conv
+        groups = groups_of(x.shape[-1])
+        return function(x, kernel, bias, feature_group_count=groups, **geometry_options, **options), state
+
+    def geometry(input_shape):
+        spec = spec_of(input_shape)
+        biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
+        return Geometry(spec.receptive_field, spec.strides, spec.num_connections - biases, spec.macs)  # type: ignore
+
+    return Layer(init, apply, name, kind, geometry)
+
+
+def Conv(
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    algorithm: Any = "auto",
+    name: str | None = None,
+) -> Layer:
+    """Convolution layer: y = conv(x, kernel) + bias.
+
+    Args:
+        features: output channels.
+        kernel_size: the window; one integer, or one for each spatial axis.
+        strides: as for `jconv.conv`.
+        padding: as for `jconv.conv`.
+        padding_mode: as for `jconv.conv`.
+        input_dilation: as for `jconv.conv`.
+        kernel_dilation: as for `jconv.conv`.
+        feature_group_count: as for `jconv.conv`.
+        use_bias: whether there is a bias.
+        kernel_init: initializer of the kernel.
+        bias_init: initializer of the bias; one of `jconv.initializers` takes its scale from the kernel's fans.
+        dtype: to compute in; by default that of the operands.
+        param_dtype: of the parameters.
+        precision: as for `jconv.conv`.
+        algorithm: as for `jconv.conv`.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"kernel": [*window, in // groups, features], "bias": [features]}``.
+
+    Raises:
+        ValueError: in init and apply, for shapes that do not fit.
+
+    >>> import jax
+    >>> params, state = Conv(12, 3, padding="VALID").init(jax.random.key(0), (-1, 25, 25, 1))
+    >>> params["kernel"].shape, params["bias"].shape
+    ((3, 3, 1, 12), (12,))
+
+    References:
+        Arguments as in ``flax.linen.Conv``; LeCun et al., 1989, for the layer.
+    """
+    return _make_conv(
+        "Conv",
+        lambda channels: features,
+        lambda channels: feature_group_count,
+        kernel_size,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+        geometry_options={
+            "strides": strides,
+            "padding": padding,
+            "input_dilation": input_dilation,
+            "kernel_dilation": kernel_dilation,
+        },
+        options={"padding_mode": padding_mode, "precision": precision, "algorithm": algorithm},
+    )
+
+
+def DepthwiseConv(
+    kernel_size: int | Sequence[int],
+    *,
+    channel_multiplier: int = 1,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
+    kernel_dilation: int | Sequence[int] = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    algorithm: Any = "auto",
+    name: str | None = None,
+) -> Layer:
+    """Depthwise convolution: each channel has its own kernels, y[., g m + j] = conv(x[., g], kernel[., g m + j]).
+
+    Args:
+        kernel_size: the window; one integer, or one for each spatial axis.
+        channel_multiplier: m, the output channels of each input channel.
+        strides: as for `jconv.conv`.
+        padding: as for `jconv.conv`.
+        padding_mode: as for `jconv.conv`.
+        kernel_dilation: as for `jconv.conv`.
+        use_bias: whether there is a bias.
+        kernel_init: initializer of the kernel.
+        bias_init: initializer of the bias.
+        dtype: to compute in; by default that of the operands.
+        param_dtype: of the parameters.
+        precision: as for `jconv.conv`.
+        algorithm: as for `jconv.conv`.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"kernel": [*window, 1, in * m], "bias": [in * m]}``.
+
+    Raises:
+        ValueError: in init and apply, for shapes that do not fit.
+
+    >>> import jax
+    >>> DepthwiseConv(3, channel_multiplier=2).init(jax.random.key(0), (1, 8, 8, 5))[0]["kernel"].shape
+    (3, 3, 1, 10)
+
+    References:
+        Sifre, "Rigid-motion scattering for image classification", 2014; Howard et al., MobileNets, 2017,
+        arXiv:1704.04861.
+    """
+    return _make_conv(
+        "DepthwiseConv",
+        lambda channels: channels * channel_multiplier,
+        lambda channels: channels,
+        kernel_size,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+        geometry_options={"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation},
+        options={"padding_mode": padding_mode, "precision": precision, "algorithm": algorithm},
+    )
+
+
+def SeparableConv(
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    channel_multiplier: int = 1,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
+    kernel_dilation: int | Sequence[int] = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    algorithm: Any = "auto",
+    name: str | None = None,
+) -> Layer:
+    """Depthwise, then pointwise: y = conv(conv(x, depthwise), pointwise) + bias.
+
+    Args:
+        features: output channels.
+        kernel_size: the window; one integer, or one for each spatial axis.
+        channel_multiplier: channels of the depthwise part for each input channel.
+        strides: as for `jconv.conv`.
+        padding: as for `jconv.conv`.
+        padding_mode: as for `jconv.conv`.
+        kernel_dilation: as for `jconv.conv`.
+        use_bias: whether there is a bias (on the pointwise part).
+        kernel_init: initializer of both kernels.
+        bias_init: initializer of the bias.
+        dtype: to compute in; by default that of the operands.
+        param_dtype: of the parameters.
+        precision: as for `jconv.conv`.
+        algorithm: as for `jconv.conv`.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"depthwise": {"kernel"}, "pointwise": {"kernel", "bias"}}``.
+
+    Raises:
+        ValueError: in init and apply, for shapes that do not fit.
+
+    >>> import jax
+    >>> params, _ = SeparableConv(16, 3).init(jax.random.key(0), (1, 8, 8, 5))
+    >>> params["depthwise"]["kernel"].shape, params["pointwise"]["kernel"].shape
+    ((3, 3, 1, 5), (1, 1, 5, 16))
+
+    References:
+        Chollet, "Xception", CVPR 2017, arXiv:1610.02357.
+    """
+    common = {"kernel_init": kernel_init, "bias_init": bias_init, "dtype": dtype, "param_dtype": param_dtype}
+    common |= {"precision": precision, "algorithm": algorithm}
+    depthwise = DepthwiseConv(
+        kernel_size,
+        channel_multiplier=channel_multiplier,
+        strides=strides,
+        padding=padding,
+        padding_mode=padding_mode,
+        kernel_dilation=kernel_dilation,
+        use_bias=False,
+        name="depthwise",
+        **common,
+    )
+    pointwise = Conv(features, 1, use_bias=use_bias, name="pointwise", **common)
+    return dataclasses.replace(Sequential(depthwise, pointwise), name=name, kind="SeparableConv")
+
+
+def ConvLocal(
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    input_dilation: int | Sequence[int] = 1,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    name: str | None = None,
+) -> Layer:
+    """Convolution without weight sharing: y = conv_local(x, kernel) + bias, a kernel for each output position.
+
+    Args:
+        features: output channels.
+        kernel_size: the window; one integer, or one for each spatial axis.
+        strides: as for `jconv.conv_local`.
+        padding: as for `jconv.conv_local`.
+        input_dilation: as for `jconv.conv_local`.
+        kernel_dilation: as for `jconv.conv_local`.
+        feature_group_count: as for `jconv.conv_local`.
+        use_bias: whether there is a bias, one for each output position and channel.
+        kernel_init: initializer of the kernel; fans are those of one position.
+        bias_init: initializer of the bias.
+        dtype: to compute in; by default that of the operands.
+        param_dtype: of the parameters.
+        precision: as for `jconv.conv_local`.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"kernel": [*output_spatial, *window, in // groups, features], "bias":
+        [*output_spatial, features]}``.
+
+    Raises:
+        ValueError: in init and apply, for shapes that do not fit.
+
+    >>> import jax
+    >>> params, _ = ConvLocal(6, 5, padding="VALID").init(jax.random.key(0), (1, 32, 32, 1))
+    >>> sum(p.size for p in params.values())
+    122304
+
+    References:
+        ``LocallyConnected2D`` of Keras 2; LeCun et al., 1998, section II.
+    """
+    return _make_conv(
+        "ConvLocal",
+        lambda channels: features,
+        lambda channels: feature_group_count,
+        kernel_size,
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+        geometry_options={
+            "strides": strides,
+            "padding": padding,
+            "input_dilation": input_dilation,
+            "kernel_dilation": kernel_dilation,
+        },
+        options={"precision": precision},
+        local=True,
+    )
+
+
+def ConvTranspose(
+    features: int,
+    kernel_size: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: Padding = "SAME",
+    output_padding: int | Sequence[int] | None = None,
+    kernel_dilation: int | Sequence[int] = 1,
+    feature_group_count: int = 1,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    algorithm: Any = "auto",
+    name: str | None = None,
+) -> Layer:
+    """Transposed convolution layer: y = conv_transpose(x, kernel) + bias.
+
+    Args:
+        features: output channels.
+        kernel_size: the window; one integer, or one for each spatial axis.
+        strides: as for `jconv.conv_transpose`.
+        padding: as for `jconv.conv_transpose`.
+        output_padding: as for `jconv.conv_transpose`.
+        kernel_dilation: as for `jconv.conv_transpose`.
+        feature_group_count: as for `jconv.conv_transpose`.
+        use_bias: whether there is a bias.
+        kernel_init: initializer of the kernel.
+        bias_init: initializer of the bias.
+        dtype: to compute in; by default that of the operands.
+        param_dtype: of the parameters.
+        precision: as for `jconv.conv_transpose`.
+        algorithm: as for `jconv.conv_transpose`.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"kernel": [*window, features // groups, in], "bias": [features]}``.
+
+    Raises:
+        ValueError: in init and apply, for shapes that do not fit.
+
+    >>> import jax
+    >>> layer = ConvTranspose(3, 4, strides=2)
+    >>> layer.init(jax.random.key(0), (1, 7, 7, 16))[0]["kernel"].shape, layer.output_shape((1, 7, 7, 16))
+    ((4, 4, 3, 16), (1, 14, 14, 3))
+
+    References:
+        Zeiler et al., "Deconvolutional networks", CVPR 2010. The kernel is that of Keras ``Conv2DTranspose``.
+    """
+    kind = "ConvTranspose"
+    if features % feature_group_count:
+        raise ValueError(
+            f"feature_group_count: got {feature_group_count}, accepted is a divisor of the {features} features."
+        )
+
+    def init(key, input_shape):
+        window = window_of(kernel_size, tuple(input_shape), "kernel_size")
+        shape = (*window, features // feature_group_count, input_shape[-1])
+        k1, k2 = jax.random.split(key)
+        fan = {"fan_shape": shape, "groups": feature_group_count, "transposed": True}
+        params = {"kernel": draw(kernel_init, k1, shape, param_dtype, **fan)}
+        if use_bias:
+            params["bias"] = draw(bias_init, k2, (features,), param_dtype, **fan)
+        return params, {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        kernel = take(params, "kernel", kind)
+        bias = take(params, "bias", kind) if use_bias else None
+        x, kernel, bias = cast(dtype, x, kernel, bias)
+        y = _conv.conv_transpose(
+            x,
+            kernel,
+            bias,
+            strides=strides,
+            padding=padding,
+            output_padding=output_padding,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+            precision=precision,
+            algorithm=algorithm,
+        )
+        return y, state
+
+    def geometry(input_shape):
+        window = window_of(kernel_size, input_shape, "kernel_size")
+        rank = len(window)
+        steps, dilation = per_axis(strides, rank, "strides"), per_axis(kernel_dilation, rank, "kernel_dilation")
+        macs = positions(input_shape) * math.prod(window) * input_shape[-1] * (features // feature_group_count)
+        biases = math.prod(layer.output_shape(input_shape)[1:]) if use_bias else 0
+        spans = tuple(-(-((k - 1) * d + 1) // s) for k, d, s in zip(window, dilation, steps, strict=True))
+        return Geometry(spans, tuple(Fraction(1, s) for s in steps), macs + biases, macs)
+
+    layer = Layer(init, apply, name, kind, geometry)
+    return layer
+
+
+def Dense(
+    features: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    bias_init: Initializer = initializers.zeros,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    precision: Any = None,
+    name: str | None = None,
+) -> Layer:
+    """Fully connected layer: y = x @ kernel + bias, over the last axis.
+
+    Args:
+        features: outputs.
+        use_bias: whether there is a bias.
+        kernel_init: initializer of the kernel.
+        bias_init: initializer of the bias.
+        dtype: to compute in; by default that of the operands.
+        param_dtype: of the parameters.
+        precision: as for `jax.lax.dot_general`.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"kernel": [in, features], "bias": [features]}``.
+
+    Raises:
+        ValueError: in apply, for a kernel that does not fit.
+
+    >>> import jax
+    >>> Dense(10).init(jax.random.key(0), (1, 84))[0]["kernel"].shape
+    (84, 10)
+
+    References:
+        Rosenblatt, "The perceptron", 1958. Arguments as in ``flax.linen.Dense``.
+    """
+    pointwise = Conv(
+        features,
+        (),
+        use_bias=use_bias,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        precision=precision,
+    )
+
+    def init(key, input_shape):
+        return pointwise.init(key, (1, input_shape[-1]))
+
+    def geometry(input_shape):
+        positions, geometry = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
+        return Geometry((), (), positions * geometry.connections, positions * geometry.macs)
+
+    return Layer(init, pointwise.apply, name, "Dense", geometry)

@@ -1,0 +1,236 @@
+"""Layers that normalise, and `Dropout`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import numpy as jnp
+
+from .base import Layer, take
+
+
+def _affine_init(use_scale: bool, use_bias: bool, param_dtype):
+    def init(key, input_shape):
+        shape = (input_shape[-1],)
+        params = {"scale": jnp.ones(shape, param_dtype)} if use_scale else {}
+        return params | ({"bias": jnp.zeros(shape, param_dtype)} if use_bias else {})
+
+    return init
+
+
+def _normalise(x, mean, var, params, epsilon: float, kind: str, use_scale: bool, use_bias: bool):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias, in float32 or wider, rounded to the dtype of x."""
+    y = (x - mean) * jax.lax.rsqrt(var + epsilon)
+    if use_scale:
+        y = y * take(params, "scale", kind)
+    return y + take(params, "bias", kind) if use_bias else y
+
+
+def _wide(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def BatchNorm(
+    *,
+    momentum: float = 0.99,
+    epsilon: float = 1e-5,
+    use_scale: bool = True,
+    use_bias: bool = True,
+    axis_name: Any = None,
+    param_dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> Layer:
+    """Batch normalisation of each channel: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
+
+    In training mean and (biased) variance are those of the batch, over all axes but the last, and the running ones are
+    updated, ``running = momentum * running + (1 - momentum) * batch``; in inference the running ones are used.
+
+    Args:
+        momentum: share of the running statistics that is kept at each step.
+        epsilon: added to the variance.
+        use_scale: whether there is a scale.
+        use_bias: whether there is a bias.
+        axis_name: mapped axes (of `jax.shard_map` or `jax.vmap`) that the batch is spread over.
+        param_dtype: of parameters and state.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"scale", "bias"}`` and state ``{"mean", "var"}``.
+
+    Raises:
+        ValueError: in apply, for parameters or state that do not fit.
+
+    >>> import jax
+    >>> layer = BatchNorm(momentum=0.5)
+    >>> params, state = layer.init(jax.random.key(0), (2, 1))
+    >>> y, state = layer.apply(params, state, jax.numpy.array([[1.0], [3.0]]), train=True)
+    >>> y[:, 0].round(2), state["mean"]
+    (Array([-1.,  1.], dtype=float32), Array([1.], dtype=float32))
+
+    References:
+        Ioffe and Szegedy, 2015, arXiv:1502.03167. Names and defaults as in ``flax.linen.BatchNorm``.
+    """
+    affine = _affine_init(use_scale, use_bias, param_dtype)
+
+    def init(key, input_shape):
+        shape = (input_shape[-1],)
+        return affine(key, input_shape), {"mean": jnp.zeros(shape, param_dtype), "var": jnp.ones(shape, param_dtype)}
+
+    def apply(params, state, x, *, train=False, key=None):
+        running = {n: take(state, n, "the state of BatchNorm") for n in ("mean", "var")}
+        wide = _wide(x)
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            mean, square = jnp.mean(wide, axes), jnp.mean(wide**2, axes)
+            if axis_name is not None:
+                mean, square = jax.lax.pmean((mean, square), axis_name)
+            var = jnp.maximum(square - mean**2, 0)
+            fresh = {"mean": mean, "var": var}
+            state = {n: (momentum * running[n] + (1 - momentum) * fresh[n]).astype(running[n].dtype) for n in running}
+        else:
+            mean, var = running["mean"], running["var"]
+        y = _normalise(wide, mean, var, params, epsilon, "BatchNorm", use_scale, use_bias)
+        return y.astype(x.dtype), state
+
+    return Layer(init, apply, name, "BatchNorm")
+
+
+def GroupNorm(
+    num_groups: int = 32,
+    *,
+    epsilon: float = 1e-6,
+    use_scale: bool = True,
+    use_bias: bool = True,
+    param_dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> Layer:
+    """Normalises each example over space and each group of channels: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
+
+    Args:
+        num_groups: number of groups that the channels fall into; 1 is layer norm over space too, the number of
+            channels is instance norm.
+        epsilon: added to the variance.
+        use_scale: whether there is a scale.
+        use_bias: whether there is a bias.
+        param_dtype: of the parameters.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"scale", "bias"}``; its input has one batch axis.
+
+    Raises:
+        ValueError: in init and apply, for groups that do not divide the channels.
+
+    >>> import jax
+    >>> layer = GroupNorm(2)
+    >>> y, _ = layer.apply(*layer.init(jax.random.key(0), (1, 1, 4)), jax.numpy.array([[[1.0, 3.0, 5.0, 7.0]]]))
+    >>> y[0, 0].round(2)
+    Array([-1.,  1., -1.,  1.], dtype=float32)
+
+    References:
+        Wu and He, 2018, arXiv:1803.08494. Names and defaults as in ``flax.linen.GroupNorm``.
+    """
+    affine = _affine_init(use_scale, use_bias, param_dtype)
+
+    def check(channels):
+        if num_groups < 1 or channels % num_groups:
+            raise ValueError(f"num_groups: got {num_groups}, accepted is a divisor of the {channels} channels.")
+
+    def init(key, input_shape):
+        check(input_shape[-1])
+        return affine(key, input_shape), {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        check(x.shape[-1])
+        wide = _wide(x).reshape(*x.shape[:-1], num_groups, -1)
+        axes = (*range(1, x.ndim - 1), x.ndim)
+        mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
+        y = ((wide - mean) * jax.lax.rsqrt(var + epsilon)).reshape(x.shape)
+        y = _normalise(y, 0.0, 1.0, params, 0.0, "GroupNorm", use_scale, use_bias)
+        return y.astype(x.dtype), state
+
+    return Layer(init, apply, name, "GroupNorm")
+
+
+def LayerNorm(
+    *,
+    epsilon: float = 1e-6,
+    use_scale: bool = True,
+    use_bias: bool = True,
+    param_dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> Layer:
+    """Normalises each position over its channels: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
+
+    Args:
+        epsilon: added to the variance.
+        use_scale: whether there is a scale.
+        use_bias: whether there is a bias.
+        param_dtype: of the parameters.
+        name: of its parameters in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"scale", "bias"}``.
+
+    Raises:
+        ValueError: in apply, for parameters that do not fit.
+
+    >>> import jax
+    >>> layer = LayerNorm()
+    >>> layer.apply(*layer.init(jax.random.key(0), (1, 2)), jax.numpy.array([[1.0, 3.0]]))[0].round(2)
+    Array([[-1.,  1.]], dtype=float32)
+
+    References:
+        Ba, Kiros and Hinton, 2016, arXiv:1607.06450. Names and defaults as in ``flax.linen.LayerNorm``.
+    """
+    affine = _affine_init(use_scale, use_bias, param_dtype)
+
+    def init(key, input_shape):
+        return affine(key, input_shape), {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        wide = _wide(x)
+        mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
+        y = _normalise(wide, mean, var, params, epsilon, "LayerNorm", use_scale, use_bias)
+        return y.astype(x.dtype), state
+
+    return Layer(init, apply, name, "LayerNorm")
+
+
+def Dropout(rate: float, *, name: str | None = None) -> Layer:
+    """In training sets each element to zero with probability `rate`: y = x m / (1 - rate), m ~ Bernoulli(1 - rate).
+
+    In inference it is the identity.
+
+    Args:
+        rate: probability, at least 0 and less than 1.
+        name: in a `Sequential`.
+
+    Returns:
+        A `Layer` without parameters; its apply needs `key` where ``train=True``.
+
+    Raises:
+        ValueError: for a rate out of range, and in apply for training without a key.
+
+    >>> import jax
+    >>> layer = Dropout(0.5)
+    >>> y, _ = layer.apply({}, {}, jax.numpy.ones(1000), train=True, key=jax.random.key(0))
+    >>> sorted({float(v) for v in y})
+    [0.0, 2.0]
+
+    References:
+        Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate: got {rate}, accepted is 0 <= rate < 1.")
+
+    def apply(params, state, x, *, train=False, key=None):
+        if not train or rate == 0:
+            return x, state
+        if key is None:
+            raise ValueError("key: got None, accepted by Dropout with train=True is a key of jax.random.key.")
+        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+        return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype)), state
+
+    return Layer(lambda key, input_shape: ({}, {}), apply, name, "Dropout")
