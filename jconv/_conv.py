@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import jax
 from jax import numpy as jnp
@@ -110,7 +110,8 @@ def _apply(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
         batch = jax.typeof(a).sharding.spec[: len(spec.batch_shape)] if result != "k" else ()
         ndim = len(_primitive.shape_of(result, spec))
         sharding = NamedSharding(mesh, PartitionSpec(*batch, *(None,) * (ndim - len(batch))))
-        return jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding)(a, b)
+        automatic = cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding))
+        return automatic(a, b)
     return run(a, b)
 
 
@@ -190,8 +191,8 @@ def conv(
         padding: elements added around the image. ``"SAME"`` gives ceil(size / stride) outputs, with the odd element
             high (``"SAME_LOWER"``: low); ``"VALID"`` adds none; ``"FULL"`` adds the window less one on both sides;
             ``"CAUSAL"`` adds it on the low side of the last spatial axis only, so no output sees later
-            elements, and the other axes are ``"SAME"``. Or an integer for all sides, or one entry for each spatial axis: a
-            name, an integer, or a pair (low, high). A negative pad crops.
+            elements, and the other axes are ``"SAME"``. Or an integer for all sides, or one entry for each
+            spatial axis: a name, an integer, or a pair (low, high). A negative pad crops.
         padding_mode: what is added: ``"zeros"``, ``"reflect"`` (mirrored, edge not repeated), ``"replicate"`` (the
             edge) or ``"circular"``; one name, or one for each spatial axis.
         input_dilation: distance between image elements after zeros are put between them.
@@ -326,7 +327,7 @@ def conv_transpose(
     out_dtype = _result_dtype(_common_dtype(x=x, kernel=kernel), preferred_element_type)
     if kernel.ndim < 2:
         raise ValueError(
-            f"kernel: got shape {kernel.shape}, accepted is [*window, out // feature_group_count, in], at least two axes."
+            f"kernel: got shape {kernel.shape}, accepted is [*window, out // feature_group_count, in], 2 axes or more."
         )
     rank = kernel.ndim - 2
     if x.ndim < rank + 1 or x.shape[-1] != kernel.shape[-1]:

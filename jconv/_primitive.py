@@ -46,7 +46,7 @@ def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
 
 
 def bind(a, b, *, spec: ConvSpec, role: Role, algorithms: Algorithms, precision: Any, out_dtype: Any) -> jax.Array:
-    """Binds the primitive: operands in one dtype, varying over the same manual axes, the algorithm known to cover it."""
+    """Binds the primitive: operands in one dtype, varying over the same manual axes, an algorithm that covers it."""
     dtype = jnp.promote_types(a.dtype, b.dtype)
     a, b = a.astype(dtype), b.astype(dtype)
     varying = jax.typeof(a).mat.varying | jax.typeof(b).mat.varying

@@ -61,10 +61,11 @@ def check(name: str, call: Call) -> None:
 def select(call: Call) -> Selection:
     """What "auto" stands for in this call.
 
-    The rule is deliberately small. Without spatial axes a convolution is a matrix product. Accelerators have tuned libraries behind XLA's convolution, so there it stays
-    `xla`. On CPU XLA runs convolutions with several groups through a scalar loop; there `einsum` turns them into one
-    batched matrix product over the groups, unless its patches would be out of proportion. A window of one element
-    needs no patches at all, so it is a matrix product in any case. Everything else is `xla`.
+    The rule is deliberately small. Without spatial axes a convolution is a matrix product. Accelerators have tuned
+    libraries behind XLA's convolution, so there it stays `xla`. On CPU XLA runs convolutions with several groups
+    through a scalar loop; there `einsum` turns them into one batched matrix product over the groups, unless its
+    patches would be out of proportion. A window of one element needs no patches, so it is a matrix product in any
+    case. Everything else is `xla`.
     """
     spec, einsum = call.spec, ALGORITHMS["einsum"]
     if spec.rank == 0:

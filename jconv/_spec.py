@@ -18,7 +18,7 @@ import difflib
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, SupportsIndex, cast
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 AxisPadding = str | int | tuple[int, int]
 Padding = str | int | Sequence[str | int | Sequence[int]]
@@ -159,7 +159,76 @@ def _layout_hint(x_shape: tuple, kernel_shape: tuple, groups: int) -> str:
     return ""
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+def _kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(shape)
+    if len(shape) < 2:
+        raise ValueError(
+            f"kernel: got shape {shape}, accepted is [*window, in // feature_group_count, out], at least two axes."
+        )
+    return tuple(_integer(k, f"kernel.shape[{i}]", minimum=1) for i, k in enumerate(shape))
+
+
+def _x_shape(shape: Sequence[int], kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    shape, rank = tuple(shape), len(kernel_shape) - 2
+    if len(shape) < rank + 1:
+        raise ValueError(
+            f"x: got shape {shape}, accepted is [*batch, *spatial, in] with {rank} spatial axes, because the "
+            f"kernel of shape {kernel_shape} has a window of {rank} axes."
+        )
+    batch = len(shape) - rank - 1  # a batch size may be symbolic (jax.export), so it is kept as it is
+    return shape[:batch] + tuple(_integer(n, f"x.shape[{batch + i}]", minimum=0) for i, n in enumerate(shape[batch:]))
+
+
+def _groups(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], feature_group_count: int) -> int:
+    groups = _integer(feature_group_count, "feature_group_count", minimum=1)
+    if x_shape[-1] != kernel_shape[-2] * groups:
+        raise ValueError(
+            f"x and kernel: x of shape {x_shape} has {x_shape[-1]} channels and a kernel of shape {kernel_shape} "
+            f"with feature_group_count={groups} takes {kernel_shape[-2] * groups}. Accepted are x "
+            "[*batch, *spatial, in] and kernel [*window, in // feature_group_count, out]."
+            + _layout_hint(x_shape, kernel_shape, groups)
+        )
+    if kernel_shape[-1] % groups:
+        raise ValueError(
+            f"feature_group_count: got {groups}, which does not divide the {kernel_shape[-1]} output channels of a "
+            f"kernel of shape {kernel_shape}; accepted is a divisor of both channel counts."
+        )
+    return groups
+
+
+class Axis(NamedTuple):
+    """The geometry of one spatial axis, in the letters of the relation above."""
+
+    n: int
+    k: int
+    s: int
+    lo: int
+    hi: int
+    q: int
+    d: int
+
+    @property
+    def o(self) -> int:
+        """Output positions; below 1 where the window does not fit."""
+        return (span(self.n, self.q) + self.lo + self.hi - span(self.k, self.d)) // self.s + 1
+
+    @property
+    def input_grad_padding(self) -> tuple[int, int]:
+        """Pads of the convolution over g that gives the cotangent of x; see `ConvSpec.input_grad_spec`."""
+        low = span(self.k, self.d) - 1 - self.lo
+        return low, span(self.n, self.q) + span(self.k, self.d) - 1 - span(self.o, self.s) - low
+
+    @property
+    def kernel_grad_padding(self) -> tuple[int, int]:
+        """Pads of the convolution of x with g that gives the cotangent of the kernel.
+
+        There g is the window, with dilation s, and ``t d = p q + lo - o s`` counts the outputs with stride d; the
+        high pad leaves exactly k of them.
+        """
+        return self.lo, span(self.k, self.d) + span(self.o, self.s) - 1 - span(self.n, self.q) - self.lo
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
 class ConvSpec:
     """The geometry of a convolution: every shape, size and count, without any array.
 
@@ -202,66 +271,44 @@ class ConvSpec:
 
     x_shape: tuple[int, ...]
     kernel_shape: tuple[int, ...]
-    strides: tuple[int, ...] | int = 1
-    padding: Any = "SAME"
-    input_dilation: tuple[int, ...] | int = 1
-    kernel_dilation: tuple[int, ...] | int = 1
-    feature_group_count: int = 1
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    feature_group_count: int
 
-    def __post_init__(self) -> None:
-        kernel_shape = tuple(self.kernel_shape)
-        if len(kernel_shape) < 2:
-            raise ValueError(
-                f"kernel: got shape {kernel_shape}, accepted is [*window, in // feature_group_count, out], "
-                "at least two axes."
-            )
-        kernel_shape = tuple(_integer(k, f"kernel.shape[{i}]", minimum=1) for i, k in enumerate(kernel_shape))
-        rank = len(kernel_shape) - 2
-        x_shape = tuple(self.x_shape)
-        if len(x_shape) < rank + 1:
-            raise ValueError(
-                f"x: got shape {x_shape}, accepted is [*batch, *spatial, in] with {rank} spatial axes, because the "
-                f"kernel of shape {kernel_shape} has a window of {rank} axes."
-            )
-        batch = len(x_shape) - rank - 1  # a batch size may be symbolic (jax.export), so it is kept as it is
-        x_shape = x_shape[:batch] + tuple(
-            _integer(n, f"x.shape[{batch + i}]", minimum=0) for i, n in enumerate(x_shape[batch:])
-        )
-        groups = _integer(self.feature_group_count, "feature_group_count", minimum=1)
-        if x_shape[-1] != kernel_shape[-2] * groups:
-            raise ValueError(
-                f"x and kernel: x of shape {x_shape} has {x_shape[-1]} channels and a kernel of shape {kernel_shape} "
-                f"with feature_group_count={groups} takes {kernel_shape[-2] * groups}. Accepted are x "
-                "[*batch, *spatial, in] and kernel [*window, in // feature_group_count, out]."
-                + _layout_hint(x_shape, kernel_shape, groups)
-            )
-        if kernel_shape[-1] % groups:
-            raise ValueError(
-                f"feature_group_count: got {groups}, which does not divide the {kernel_shape[-1]} output channels of a "
-                f"kernel of shape {kernel_shape}; accepted is a divisor of both channel counts."
-            )
-        put = lambda name, value: object.__setattr__(self, name, value)
-        put("x_shape", x_shape)
-        put("kernel_shape", kernel_shape)
-        put("feature_group_count", groups)
-        for name in ("strides", "input_dilation", "kernel_dilation"):
-            put(name, per_axis(getattr(self, name), rank, name))
-        entries = padding_per_axis(self.padding, rank)
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        kernel_shape: Sequence[int],
+        strides: int | Sequence[int] = 1,
+        padding: Padding = "SAME",
+        input_dilation: int | Sequence[int] = 1,
+        kernel_dilation: int | Sequence[int] = 1,
+        feature_group_count: int = 1,
+    ) -> None:
+        window = _kernel_shape(kernel_shape)
+        image = _x_shape(x_shape, window)
+        rank = len(window) - 2
+        groups = _groups(image, window, feature_group_count)
+        steps = per_axis(strides, rank, "strides")
+        q = per_axis(input_dilation, rank, "input_dilation")
+        d = per_axis(kernel_dilation, rank, "kernel_dilation")
+        entries = padding_per_axis(padding, rank)
+        space = image[len(image) - rank - 1 : -1]
         pads = tuple(
-            resolve_padding(entry, span(n, q), span(k, d), s)
-            for entry, n, q, k, d, s in zip(
-                entries, self.spatial, self.input_dilation, self.window, self.kernel_dilation, self.strides, strict=True
-            )
+            resolve_padding(entries[i], span(space[i], q[i]), span(window[i], d[i]), steps[i]) for i in range(rank)
         )
-        put("padding", pads)
-        for axis, size in enumerate(self.output_spatial):
-            if size < 1:
-                n, q = self.spatial[axis], self.input_dilation[axis]
+        fields = (image, window, steps, pads, q, d, groups)
+        for field, value in zip(dataclasses.fields(self), fields, strict=True):
+            object.__setattr__(self, field.name, value)
+        for i, axis in enumerate(self.axes):
+            if axis.o < 1:
                 raise ValueError(
-                    f"x, kernel, padding: along spatial axis {axis} the image spans {span(n, q)} and padding "
-                    f"{pads[axis]} makes that {span(n, q) + sum(pads[axis])}, but the window spans "
-                    f"{span(self.window[axis], self.kernel_dilation[axis])}, so the output would have "
-                    f"{size} positions; accepted is at least 1. Pad more, or use a smaller window or kernel_dilation."
+                    f"x, kernel, padding: along spatial axis {i} the image spans {span(axis.n, axis.q)} and padding "
+                    f"{pads[i]} makes that {span(axis.n, axis.q) + axis.lo + axis.hi}, but the window spans "
+                    f"{span(axis.k, axis.d)}, so the output would have {axis.o} positions; accepted is at least 1. "
+                    "Pad more, or use a smaller window or kernel_dilation."
                 )
 
     # Sizes -----------------------------------------------------------------------------------------------
@@ -296,20 +343,25 @@ class ConvSpec:
         return self.kernel_shape[-1]
 
     @property
-    def output_spatial(self) -> tuple[int, ...]:
-        """The spatial axes of the output."""
+    def axes(self) -> tuple[Axis, ...]:
+        """The geometry of each spatial axis."""
         return tuple(
-            (span(n, q) + lo + hi - span(k, d)) // s + 1
-            for n, q, (lo, hi), k, d, s in zip(
+            Axis(n, k, s, lo, hi, q, d)
+            for n, k, s, (lo, hi), q, d in zip(
                 self.spatial,
-                self.input_dilation,
-                self.padding,
                 self.window,
-                self.kernel_dilation,
                 self.strides,
+                self.padding,
+                self.input_dilation,
+                self.kernel_dilation,
                 strict=True,
             )
         )
+
+    @property
+    def output_spatial(self) -> tuple[int, ...]:
+        """The spatial axes of the output."""
+        return tuple(axis.o for axis in self.axes)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -340,7 +392,7 @@ class ConvSpec:
     @property
     def receptive_field(self) -> tuple[int, ...]:
         """How many elements of the (dilated) image one output spans, for each spatial axis."""
-        return tuple(span(k, d) for k, d in zip(self.window, self.kernel_dilation, strict=True))
+        return tuple(span(axis.k, axis.d) for axis in self.axes)
 
     # Roles -----------------------------------------------------------------------------------------------
     def replace(self, **changes: Any) -> ConvSpec:
@@ -356,48 +408,14 @@ class ConvSpec:
         ``lo' = (k - 1) d - lo``. ``hi'`` is what makes its output exactly as long as x. The channels of each
         group are exchanged in the kernel: ``[*window, out // groups, in]``.
         """
-        pads = []
-        for n, q, (lo, _), k, d, s, o in zip(
-            self.spatial,
-            self.input_dilation,
-            self.padding,
-            self.window,
-            self.kernel_dilation,
-            self.strides,
-            self.output_spatial,
-            strict=True,
-        ):
-            low = span(k, d) - 1 - lo
-            pads.append((low, span(n, q) + span(k, d) - 1 - span(o, s) - low))
         return ConvSpec(
             self.output_shape,
             (*self.window, self.out_features // self.feature_group_count, self.in_features),
             strides=self.input_dilation,
-            padding=tuple(pads),
+            padding=tuple(axis.input_grad_padding for axis in self.axes),
             input_dilation=self.strides,
             kernel_dilation=self.kernel_dilation,
             feature_group_count=self.feature_group_count,
-        )
-
-    @property
-    def kernel_grad_padding(self) -> tuple[tuple[int, int], ...]:
-        """Pads of the convolution of x with g that computes the gradient with respect to the kernel.
-
-        There g is the window, with dilation ``s``, and ``t d = p q + lo - o s`` counts the outputs with stride
-        ``d``; ``hi'`` leaves exactly k of them.
-        """
-        return tuple(
-            (lo, span(k, d) + span(o, s) - 1 - span(n, q) - lo)
-            for n, q, (lo, _), k, d, s, o in zip(
-                self.spatial,
-                self.input_dilation,
-                self.padding,
-                self.window,
-                self.kernel_dilation,
-                self.strides,
-                self.output_spatial,
-                strict=True,
-            )
         )
 
     def __repr__(self) -> str:

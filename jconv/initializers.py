@@ -135,7 +135,8 @@ def _named(name: str, scale: float, mode: str, distribution: str, equation: str,
         None.
 
     Returns:
-        A function ``init(key, shape, dtype)``: a `VarianceScaling` of ``{scale!r}``, ``{mode!r}``, ``{distribution!r}``.
+        A function ``init(key, shape, dtype)``, the `VarianceScaling` of
+        ``{scale!r}``, ``{mode!r}``, ``{distribution!r}``.
 
     Raises:
         Nothing.

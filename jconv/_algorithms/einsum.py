@@ -27,7 +27,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from .._spec import ConvSpec
+from .._spec import Axis, ConvSpec, span
 from .base import Algorithm, Call
 
 
@@ -37,45 +37,36 @@ def _pad(x, axis: int, low: int, high: int, interior: int = 0):
     return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
-def _padded(spec: ConvSpec, axis: int) -> tuple[int, int, int]:
+def _reach(axis: Axis) -> tuple[int, int, int]:
     """Low pad, high pad and length of one axis, cut to what the windows of the outputs reach."""
-    n, q = spec.spatial[axis], spec.input_dilation[axis]
-    low = spec.padding[axis][0]
-    length = (
-        (spec.output_spatial[axis] - 1) * spec.strides[axis] + (spec.window[axis] - 1) * spec.kernel_dilation[axis] + 1
-    )
-    return low, length - low - ((n - 1) * q + 1), length
+    length = span(axis.o, axis.s) + span(axis.k, axis.d) - 1
+    return axis.lo, length - axis.lo - span(axis.n, axis.q), length
 
 
 def patches(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """[batch, *spatial, in] to [batch, *output_spatial, *window, in]."""
-    r = spec.rank
-    for a in range(r):
-        axis = 1 + a
-        k, d, s, o = spec.window[a], spec.kernel_dilation[a], spec.strides[a], spec.output_spatial[a]
-        low, high, n = _padded(spec, a)
-        x = _pad(x, axis, low, high, spec.input_dilation[a] - 1)
-        head, tail = x.shape[:axis], x.shape[axis + 1 :]
-        x = lax.broadcast_in_dim(x, (*head, k, n, *tail), tuple(i for i in range(x.ndim + 1) if i != axis))
-        x = _pad(x.reshape(*head, k * n, *tail), axis, 0, k * d).reshape(*head, k, n + d, *tail)
-        x = lax.slice_in_dim(x, 0, (o - 1) * s + 1, s, axis + 1)
-        x = jnp.moveaxis(x, axis, r + 1 + a)  # the taps go behind the spatial axes
+    for i, axis in enumerate(spec.axes):
+        at, (low, high, n) = 1 + i, _reach(axis)
+        x = _pad(x, at, low, high, axis.q - 1)
+        head, tail = x.shape[:at], x.shape[at + 1 :]
+        x = lax.broadcast_in_dim(x, (*head, axis.k, n, *tail), tuple(j for j in range(x.ndim + 1) if j != at))
+        x = _pad(x.reshape(*head, axis.k * n, *tail), at, 0, axis.k * axis.d)
+        x = x.reshape(*head, axis.k, n + axis.d, *tail)
+        x = lax.slice_in_dim(x, 0, span(axis.o, axis.s), axis.s, at + 1)
+        x = jnp.moveaxis(x, at, spec.rank + at)  # the taps go behind the spatial axes
     return x
 
 
 def patches_transpose(p: jax.Array, spec: ConvSpec) -> jax.Array:
     """The adjoint of `patches`: every patch element is added to where it came from."""
-    r = spec.rank
-    for a in reversed(range(r)):
-        axis = 1 + a
-        k, d, s, o = spec.window[a], spec.kernel_dilation[a], spec.strides[a], spec.output_spatial[a]
-        low, high, n = _padded(spec, a)
-        p = jnp.moveaxis(p, r + 1 + a, axis)
-        head, tail = p.shape[:axis], p.shape[axis + 2 :]
-        p = _pad(p, axis + 1, 0, n + d - ((o - 1) * s + 1), s - 1)
-        p = lax.slice_in_dim(p.reshape(*head, k * (n + d), *tail), 0, k * n, 1, axis)
-        p = jnp.sum(p.reshape(*head, k, n, *tail), axis=axis, dtype=p.dtype)
-        p = _unpad(p, axis, low, high, spec.input_dilation[a])
+    for i, axis in reversed(list(enumerate(spec.axes))):
+        at, (low, high, n) = 1 + i, _reach(axis)
+        p = jnp.moveaxis(p, spec.rank + at, at)
+        head, tail = p.shape[:at], p.shape[at + 2 :]
+        p = _pad(p, at + 1, 0, n + axis.d - span(axis.o, axis.s), axis.s - 1)
+        p = lax.slice_in_dim(p.reshape(*head, axis.k * (n + axis.d), *tail), 0, axis.k * n, 1, at)
+        p = jnp.sum(p.reshape(*head, axis.k, n, *tail), axis=at, dtype=p.dtype)
+        p = _unpad(p, at, low, high, axis.q)
     return p
 
 

@@ -94,7 +94,7 @@ def draw(init: Initializer, key, shape, dtype, *, fan_shape=None, groups=1, tran
     return init(key, shape, dtype)
 
 
-def cast(dtype, *arrays):
+def cast(dtype: Any, *arrays: Any) -> tuple[Any, ...]:
     return arrays if dtype is None else tuple(a if a is None else jnp.asarray(a).astype(dtype) for a in arrays)
 
 

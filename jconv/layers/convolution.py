@@ -501,7 +501,7 @@ def Dense(
         return pointwise.init(key, (1, input_shape[-1]))
 
     def geometry(input_shape):
-        positions, geometry = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
-        return Geometry((), (), positions * geometry.connections, positions * geometry.macs)
+        count, one = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
+        return Geometry((), (), count * one.connections, count * one.macs)
 
     return Layer(init, pointwise.apply, name, "Dense", geometry)

@@ -105,7 +105,7 @@ def GroupNorm(
     param_dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> Layer:
-    """Normalises each example over space and each group of channels: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
+    """Normalises each example over space and groups of channels: y = (x - mean) / sqrt(var + epsilon) * scale + bias.
 
     Args:
         num_groups: number of groups that the channels fall into; 1 is layer norm over space too, the number of

@@ -14,9 +14,8 @@ from .base import Geometry, Layer, stateless, window_of
 
 def _pool_layer(kind, function, window_shape, strides, padding, name, **options) -> Layer:
     def fn(x):
-        return function(
-            x, window_of(window_shape, x.shape, "window_shape"), strides=strides, padding=padding, **options
-        )
+        window = window_of(window_shape, x.shape, "window_shape")
+        return function(x, window, strides=strides, padding=padding, **options)
 
     def geometry(input_shape):
         window = window_of(window_shape, input_shape, "window_shape")

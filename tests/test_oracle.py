@@ -1,0 +1,241 @@
+"""Every algorithm, in every role, dtype and geometry, against the definition."""
+
+import contextlib
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import jconv
+from jconv._algorithms import ALGORITHMS
+from jconv._algorithms.base import ROLES, Call
+from tests import oracle
+from tests.cases import CASES, FEW, NAMED, draw
+from tests.numerics import DTYPES, assert_close, dtype_of
+
+
+def operands(case, role, dtype="float32"):
+    spec = case.spec
+    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "g": spec.output_shape}
+    names = {"forward": "xk", "input_grad": "gk", "kernel_grad": "xg"}[role]
+    return [draw(shapes[n], dtype_of(dtype), seed=i) for i, n in enumerate(names)]
+
+
+def run(case, role, a, b, **options):
+    options = case.options | options
+    if role == "forward":
+        return jconv.conv(a, b, **options)
+    if role == "input_grad":
+        return jconv.conv_input_grad(a, b, case.x, **options)
+    return jconv.conv_kernel_grad(a, b, case.kernel[:-2], **options)
+
+
+def truth(case, role, a, b):
+    if role == "forward":
+        return oracle.forward(a, b, **case.geometry)
+    if role == "input_grad":
+        return oracle.input_grad(a, b, case.x, **case.geometry)
+    return oracle.kernel_grad(a, b, case.kernel[:-2], **case.geometry)
+
+
+def terms(case, role):
+    """Products in the longest sum of a role."""
+    spec = case.spec
+    groups, window = spec.feature_group_count, int(np.prod(spec.window))
+    positions = int(np.prod(spec.output_spatial)) * spec.batch_shape[0]
+    return {
+        "forward": window * spec.in_features // groups,
+        "input_grad": window * spec.out_features // groups,
+        "kernel_grad": positions,
+    }[role]
+
+
+def check(case, role, dtype="float32", result_dtype=None, **options):
+    a, b = operands(case, role, dtype)
+    got = run(case, role, a, b, **options)
+    want, magnitude = truth(case, role, a, b), truth(case, role, np.abs(a), np.abs(b))
+    assert_close(got, want, magnitude, terms(case, role), dtype, result_dtype)
+    return got
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_geometry(case, algorithm, role):
+    check(case, role, algorithm=algorithm)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("case", NAMED, ids=str)
+def test_auto(case, role):
+    check(case, role)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", FEW, ids=str)
+def test_every_dtype(case, dtype, algorithm, role):
+    wide = dtype in ("float64", "complex128")
+    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+        call = Call(case.spec, role, dtype_of(dtype), dtype_of(dtype), None, "cpu")
+        assert ALGORITHMS[algorithm].supports(call) is None
+        got = check(case, role, dtype, algorithm=algorithm)
+    short = {"int8": "int32", "uint8": "int32", "int16": "int32"}
+    assert got.dtype == short.get(dtype, dtype_of(dtype))
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_long_sums_of_short_floats_are_accumulated_in_float32(dtype, algorithm, role):
+    # 4,608 products a sum and more: in 16 bits the running sum would soon swallow whole terms
+    case = FEW[2].__class__("long", (2, 40, 40, 32), (12, 12, 32, 32), {"padding": "VALID"})
+    check(case, role, dtype, algorithm=algorithm)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_preferred_element_type(dtype, algorithm, role):
+    # a result in float32 keeps what rounding to 16 bits would lose
+    check(FEW[2], role, dtype, "float32", algorithm=algorithm, preferred_element_type=jnp.float32)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_gradients_of_a_wider_result_are_computed_in_its_dtype_and_returned_in_the_operands(algorithm):
+    case = FEW[2]
+    x, k = (jnp.asarray(a) for a in operands(case, "forward", "bfloat16"))
+    f = lambda x, k: jconv.conv(x, k, algorithm=algorithm, preferred_element_type=jnp.float32, **case.options)
+    y, vjp = jax.vjp(f, x, k)
+    g = draw(y.shape, seed=3)  # float32, more digits than bfloat16 has
+    x_bar, k_bar = vjp(jnp.asarray(g))
+    for got, want, size, count in (
+        (x_bar, oracle.input_grad(g, k, case.x, **case.geometry),
+         oracle.input_grad(abs(g), abs(k), case.x, **case.geometry), terms(case, "input_grad")),
+        (k_bar, oracle.kernel_grad(x, g, case.kernel[:-2], **case.geometry),
+         oracle.kernel_grad(abs(x), abs(g), case.kernel[:-2], **case.geometry), terms(case, "kernel_grad")),
+    ):  # fmt: skip
+        assert_close(got, want, size, count, "bfloat16")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("case", FEW + CASES[-12:], ids=str)
+def test_adjointness(case, algorithm):
+    """<g, conv(x, k)> = <input_grad(g, k), x> = <kernel_grad(x, g), k>, in integers, so exactly."""
+    spec = case.spec
+    x, k, g = (draw(s, "int32", i) % 7 for i, s in enumerate((spec.x_shape, spec.kernel_shape, spec.output_shape)))
+    y = run(case, "forward", x, k, algorithm=algorithm)
+    x_bar = run(case, "input_grad", g, k, algorithm=algorithm)
+    k_bar = run(case, "kernel_grad", x, g, algorithm=algorithm)
+    assert np.sum(g * y) == np.sum(x_bar * x) == np.sum(k_bar * k)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("case", [FEW[1], FEW[2]], ids=str)
+def test_non_finite_elements_reach_what_the_definition_says(case, bad, algorithm):
+    x, k = operands(case, "forward")
+    g = draw(case.spec.output_shape, seed=5)
+    x[(0, *(n // 2 for n in x.shape[1:-1]), 0)] = bad
+    g[(0, *(n // 2 for n in g.shape[1:-1]), 0)] = bad
+    for role, a, b in (("forward", x, k), ("input_grad", g, k), ("kernel_grad", x, draw(g.shape, seed=5))):
+        got, want = run(case, role, a, b, algorithm=algorithm), truth(case, role, a, b)
+        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+        np.testing.assert_allclose(got[np.isfinite(want)], want[np.isfinite(want)], rtol=1e-4, atol=1e-4)
+
+
+MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+@pytest.mark.parametrize("modes", [*MODES, ("reflect", "zeros"), ("circular", "replicate"), ("zeros", "circular")])
+@pytest.mark.parametrize("padding", ["SAME", "FULL", "CAUSAL", ((2, 1), (0, 3)), ((-1, 2), (3, -2)), "VALID"])
+def test_padding_modes_in_all_roles(padding, modes):
+    options = {"padding": padding, "strides": (1, 2), "kernel_dilation": (2, 1)}
+    x, k = draw((1, 5, 6, 2)), draw((2, 3, 2, 3), seed=1)
+    spec = jconv.ConvSpec(x.shape, k.shape, **options)
+    modes_2d = (modes, modes) if isinstance(modes, str) else modes
+    padded = oracle.pad(x.astype(float), spec.padding, modes_2d)
+    left = tuple((0, 0) if m != "zeros" else p for p, m in zip(spec.padding, modes_2d, strict=True))
+    geometry = {"strides": (1, 2), "padding": left, "input_dilation": (1, 1), "kernel_dilation": (2, 1)}
+    want = oracle.forward(padded, k, **geometry)
+    kwargs = options | {"padding_mode": modes}
+    g = draw(want.shape, seed=2)
+
+    @jax.jit
+    def all_roles(x, k, g):
+        y, vjp = jax.vjp(lambda x, k: jconv.conv(x, k, **kwargs), x, k)
+        return y, vjp(g), (jconv.conv_input_grad(g, k, x.shape, **kwargs), jconv.conv_kernel_grad(x, g, (2, 3), **kwargs))
+
+    y, by_vjp, by_name = all_roles(x, k, g)
+    np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+    # the gradient of x by adjointness with every unit vector: pad is linear, so its columns are pads of units
+    padded_bar = oracle.input_grad(g, k, padded.shape, **geometry)
+    want_bar = np.zeros(x.shape)
+    for at in itertools.product(*map(range, x.shape)):
+        unit = np.zeros(x.shape)
+        unit[at] = 1
+        want_bar[at] = np.sum(oracle.pad(unit, spec.padding, modes_2d) * padded_bar)
+    for x_bar, k_bar in (by_vjp, by_name):
+        np.testing.assert_allclose(x_bar, want_bar, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(k_bar, oracle.kernel_grad(padded, g, (2, 3), **geometry), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_padding_modes_in_other_ranks(rank, mode):
+    x, k = draw((1, *(5, 4, 6)[:rank], 2)), draw((*(3, 3, 2)[:rank], 2, 3), seed=1)
+    spec = jconv.ConvSpec(x.shape, k.shape)
+    ones, none = (1,) * rank, ((0, 0),) * rank
+    want = oracle.forward(
+        oracle.pad(x, spec.padding, (mode,) * rank), k, strides=ones, padding=none, input_dilation=ones,
+        kernel_dilation=ones,
+    )  # fmt: skip
+    np.testing.assert_allclose(jconv.conv(x, k, padding_mode=mode), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (2, 1, 2), (0,), (2, 0)])
+def test_any_number_of_batch_axes(batch):
+    x, k = draw((*batch, 6, 5, 2)), draw((3, 2, 2, 4), seed=1)
+    y, vjp = jax.vjp(jconv.conv, x, k)
+    flat = jconv.conv(x.reshape(-1, 6, 5, 2), k)
+    assert y.shape == (*batch, 6, 5, 4)
+    np.testing.assert_array_equal(y, flat.reshape(y.shape))
+    g = draw(y.shape, seed=2)
+    x_bar, k_bar = vjp(jnp.asarray(g))
+    assert x_bar.shape == x.shape
+    np.testing.assert_allclose(jconv.conv_kernel_grad(x, g, (3, 2)), k_bar, rtol=1e-6)
+    np.testing.assert_allclose(jconv.conv_input_grad(g, k, x.shape), x_bar, rtol=1e-6)
+
+
+def test_bias_and_its_gradient():
+    x, k, b = draw((2, 5, 5, 2)), draw((3, 3, 2, 4), seed=1), draw((4,), seed=2)
+    y, vjp = jax.vjp(lambda b: jconv.conv(x, k, b), jnp.asarray(b))
+    np.testing.assert_allclose(y, jconv.conv(x, k) + b, rtol=1e-6)
+    g = draw(y.shape, seed=3)
+    np.testing.assert_allclose(vjp(jnp.asarray(g))[0], jconv.conv_bias_grad(g), rtol=1e-5)
+    np.testing.assert_allclose(jconv.conv_bias_grad(g), g.astype(float).sum((0, 1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_bias_gradient_of_short_floats_is_summed_in_float32(dtype):
+    g = jnp.full((1, 64, 64, 1), 1 + 2.0**-7, dtype)  # summed in bfloat16 this sticks at 256
+    _, vjp = jax.vjp(lambda b: jconv.conv(jnp.zeros((1, 64, 64, 1), dtype), jnp.zeros((1, 1, 1, 1), dtype), b),
+                     jnp.zeros((1,), dtype))  # fmt: skip
+    want = 4096 * float(g[0, 0, 0, 0])
+    for got in (vjp(g)[0], jconv.conv_bias_grad(g)):
+        assert got.dtype == dtype
+        assert abs(float(got[0]) - want) <= want * 2.0**-8
+
+
+def test_mixed_dtypes_promote_where_nothing_is_lost():
+    x, k = draw((1, 5, 2), "uint8"), draw((3, 2, 3))
+    y = jconv.conv(x, k)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, jconv.conv(x.astype("float32"), k), rtol=1e-6)
+    assert jconv.conv(jnp.ones((5, 1), jnp.bfloat16), jnp.ones((3, 1, 1))).dtype == jnp.float32
+    z, vjp = jax.vjp(lambda x, k: jconv.conv(x, k), jnp.ones((5, 1)), jnp.ones((3, 1, 1), jnp.complex64))
+    x_bar, k_bar = vjp(jnp.ones_like(z))
+    assert (x_bar.dtype, k_bar.dtype) == (jnp.float32, jnp.complex64)
