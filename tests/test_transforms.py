@@ -1,0 +1,310 @@
+"""Every JAX transformation, in every role, for every algorithm: values by the oracle or lax, and what the jaxpr shows."""
+
+import functools
+import itertools
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax import lax
+from jax import numpy as jnp
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+import jconv
+from jconv import Algorithms
+from jconv._algorithms import ALGORITHMS
+from jconv._algorithms.base import ROLES
+from tests.cases import NAMED, draw
+
+CASES = [c for c in NAMED if c.name in ("rank0-groups", "1d-causal-dilated", "2d-everything", "2d-depthwise", "3d-same")]
+over_cases = pytest.mark.parametrize("case", CASES, ids=str)
+over_algorithms = pytest.mark.parametrize("algorithm", [*ALGORITHMS, "auto"])
+
+
+def lax_conv(case):
+    spec = case.spec
+    r = spec.rank
+    numbers = lax.ConvDimensionNumbers((0, r + 1, *range(1, r + 1)), (r + 1, r, *range(r)), (0, r + 1, *range(1, r + 1)))
+    return lambda x, k: lax.conv_general_dilated(
+        x, k, spec.strides, spec.padding, spec.input_dilation, spec.kernel_dilation, numbers, spec.feature_group_count
+    )
+
+
+def own_conv(case, algorithm):
+    return functools.partial(jconv.conv, algorithm=algorithm, **case.options)
+
+
+def operands(case):
+    return tuple(jnp.asarray(draw(shape, seed=i)) for i, shape in enumerate((case.x, case.kernel)))
+
+
+def assert_trees_close(got, want, tolerance=2e-5):
+    chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(jnp.max(jnp.abs(b)))))
+
+
+@over_algorithms
+@over_cases
+def test_first_order(case, algorithm):
+    """jvp, vjp, linearize and linear_transpose: bilinear, so each agrees with lax to rounding."""
+    x, k = operands(case)
+    dx, dk = (v[::-1] for v in (x, k))
+    g = jnp.asarray(draw(case.spec.output_shape, seed=4))
+
+    def everything(conv, x, k):
+        y, tangent = jax.jvp(conv, (x, k), (dx, dk))
+        _, pull = jax.vjp(conv, x, k)
+        _, push = jax.linearize(conv, x, k)
+        by_x = jax.linear_transpose(lambda x: conv(x, k), x)(g)
+        by_k = jax.linear_transpose(lambda k: conv(x, k), k)(g)
+        return y, tangent, pull(g), push(dx, dk), by_x, by_k
+
+    got = jax.jit(functools.partial(everything, own_conv(case, algorithm)))(x, k)
+    want = jax.jit(functools.partial(everything, lax_conv(case)))(x, k)
+    assert_trees_close(got, want)
+
+
+@over_algorithms
+@pytest.mark.parametrize("case", CASES[1:4], ids=str)
+def test_higher_order(case, algorithm):
+    """Hessians in three orders and a third derivative of a loss that is bilinear in nothing."""
+    x, k = operands(case)
+    direction = jnp.ones_like(x), jnp.ones_like(k)
+
+    def along(conv):
+        loss = lambda x, k: jnp.sum(jnp.tanh(conv(x, k)) ** 2)
+        grad = jax.grad(loss, (0, 1))
+        contract = lambda x, k: sum(jnp.vdot(a, b) for a, b in zip(grad(x, k), direction, strict=True))
+        forward_over_reverse = jax.jvp(grad, (x, k), direction)[1]
+        reverse_over_reverse = jax.grad(contract, (0, 1))(x, k)
+        directional = lambda x, k: jax.jvp(loss, (x, k), direction)[1]
+        reverse_over_forward = jax.grad(directional, (0, 1))(x, k)
+        second = lambda x, k: jax.jvp(contract, (x, k), direction)[1]
+        third = jax.grad(second, (0, 1))(x, k)
+        return forward_over_reverse, reverse_over_reverse, reverse_over_forward, third
+
+    got, want = jax.jit(lambda: along(own_conv(case, algorithm)))(), jax.jit(lambda: along(lax_conv(case)))()
+    assert_trees_close(got, want, 1e-4)
+    assert_trees_close(got[0], got[1], 1e-4)
+    assert_trees_close(got[0], got[2], 1e-4)
+
+
+@over_algorithms
+def test_hessian(algorithm):
+    case = CASES[1]
+    x, k = operands(case)
+    loss = lambda conv: lambda k: jnp.sum(jnp.sin(conv(x, k)))
+    want = jax.jit(jax.hessian(loss(lax_conv(case))))(k)
+    assert_trees_close(jax.jit(jax.hessian(loss(own_conv(case, algorithm))))(k), want, 1e-4)
+    assert_trees_close(jax.jit(jax.jacrev(jax.jacrev(loss(own_conv(case, algorithm)))))(k), want, 1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("axes", [a for a in itertools.product((None, 0, 1, -1), repeat=2) if a != (None, None)], ids=str)
+def test_vmap(axes, role, algorithm):
+    """Any axis of either or both operands, in every role, is the same as a loop."""
+    case = CASES[2]  # strides, both dilations, pads of both signs, groups
+    spec = case.spec
+    shapes = {"forward": (case.x, case.kernel), "input_grad": (spec.output_shape, case.kernel),
+              "kernel_grad": (case.x, spec.output_shape)}[role]  # fmt: skip
+    fn = {
+        "forward": functools.partial(jconv.conv, algorithm=algorithm, **case.options),
+        "input_grad": lambda g, k: jconv.conv_input_grad(g, k, case.x, algorithm=algorithm, **case.options),
+        "kernel_grad": lambda x, g: jconv.conv_kernel_grad(
+            x, g, case.kernel[:-2], algorithm=algorithm, **case.options
+        ),
+    }[role]
+    size, args = 3, []
+    for i, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
+        array = jnp.asarray(draw((size, *shape) if axis is not None else shape, seed=i))
+        args.append(array if axis is None else jnp.moveaxis(array, 0, axis))
+    got = jax.jit(jax.vmap(fn, in_axes=axes))(*args)
+    pick = lambda array, axis, i: array if axis is None else jnp.take(array, i, axis)
+    one = jax.jit(fn)
+    want = jnp.stack([one(*(pick(a, axis, i) for a, axis in zip(args, axes, strict=True))) for i in range(size)])
+    assert_trees_close(got, want)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_nested_vmap_and_per_example_gradients(algorithm):
+    x, k = jnp.asarray(draw((3, 4, 6, 2))), jnp.asarray(draw((5, 3, 2, 3), seed=1))
+    conv = jax.jit(functools.partial(jconv.conv, algorithm=algorithm))
+    got = jax.vmap(jax.vmap(conv, (0, None)), (None, 0))(x, k)
+    want = jnp.stack([jnp.stack([conv(xi, ki) for xi in x]) for ki in k])
+    assert_trees_close(got, want)
+    loss = lambda k, xi: jnp.sum(jnp.tanh(conv(xi, k)))
+    got = jax.vmap(jax.vmap(jax.grad(loss), (None, 0)), (0, None))(k, x)
+    want = jnp.stack([jnp.stack([jax.grad(loss)(ki, xi) for xi in x]) for ki in k])
+    assert_trees_close(got, want)
+    got = jax.jvp(jax.vmap(jax.grad(loss), (None, 0)), (k[0], x), (k[1], x))[1]
+    want = jnp.stack([jax.jvp(jax.grad(loss), (k[0], xi), (k[1], xi))[1] for xi in x])
+    assert_trees_close(got, want)
+
+
+def test_vmap_over_nothing():
+    x, k = jnp.ones((0, 2, 5, 1)), jnp.ones((0, 3, 1, 2))
+    assert jax.vmap(jconv.conv)(x, k).shape == (0, 2, 5, 2)
+
+
+@over_algorithms
+def test_scan_remat_and_control_flow(algorithm):
+    x, k = jnp.asarray(draw((2, 6, 3))), jnp.asarray(draw((3, 3, 3), seed=1))
+
+    def stack(conv, wrap, x, k):
+        step = wrap(lambda x, _: (jnp.tanh(conv(x, k)), jnp.sum(x)))
+        y, sums = lax.scan(step, x, length=3)
+        return jnp.sum(lax.cond(sums[0] > 0, lambda: conv(y, k), lambda: conv(y, -k))) + lax.fori_loop(
+            0, 2, lambda i, s: s + jnp.sum(conv(y, k)) * i, 0.0
+        )
+
+    lax_one = lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
+    own = functools.partial(jconv.conv, algorithm=algorithm)
+    want = jax.jit(jax.value_and_grad(functools.partial(stack, lax_one, lambda f: f), (0, 1)))(x, k)
+    for wrap in (lambda f: f, jax.checkpoint):
+        got = jax.jit(jax.value_and_grad(functools.partial(stack, own, wrap), (0, 1)))(x, k)
+        assert_trees_close(got, want)
+
+
+def losses(algorithm):
+    conv = functools.partial(jconv.conv, algorithm=algorithm)
+    return lambda k, x: jnp.sum(jnp.tanh(conv(x, k)))
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
+@over_algorithms
+def test_shard_map_with_the_check_on(algorithm, wrap):
+    """The gradient of a kernel that every device holds is the sum over devices, not one device's share."""
+    x, k = jnp.asarray(draw((4, 6, 5, 2))), jnp.asarray(draw((3, 3, 2, 3), seed=1))
+    loss = losses(algorithm)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(P(), P("d")), out_specs=(P(), (P(), P("d"))), check_vma=True
+    )
+    def spread(k, x):
+        return jax.value_and_grad(lambda k, x: lax.psum(loss(k, x), "d"), (0, 1))(k, x)
+
+    assert_trees_close(wrap(spread)(k, x), jax.value_and_grad(loss, (0, 1))(k, x))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_explicit_mesh(mode):
+    x, k, b = jnp.asarray(draw((4, 6, 5, 2))), jnp.asarray(draw((3, 3, 2, 3), seed=1)), jnp.ones(3)
+    loss = lambda k, x, b: jnp.sum(jnp.tanh(jconv.conv(x, k, b, padding_mode=mode)))
+    want = jax.grad(loss, (0, 1, 2))(k, x, b)
+    with jax.set_mesh(jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))):
+        xs, ks, bs = jax.device_put(x, P("d")), jax.device_put(k, P()), jax.device_put(b, P())
+        y = jax.jit(lambda x, k: jconv.conv(x, k, padding_mode=mode))(xs, ks)
+        assert jax.typeof(y).sharding.spec[0] == "d"
+        got = jax.jit(jax.grad(loss, (0, 1, 2)))(ks, xs, bs)
+        assert jax.typeof(got[1]).sharding.spec[0] == "d"
+    assert_trees_close(jax.device_get(got), jax.device_get(want))
+
+
+def roles_in(jaxpr):
+    """(role, algorithm) of every convolution in a jaxpr, those of inner ones too."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "jconv":
+            found.append((eqn.params["role"], eqn.params["algorithms"].role(eqn.params["role"])))
+        for value in eqn.params.values():
+            if hasattr(value, "jaxpr"):
+                found += roles_in(value.jaxpr)
+    return found
+
+
+def test_the_jaxpr_shows_roles_and_algorithms():
+    x, k = jnp.ones((2, 6, 5, 2)), jnp.ones((3, 3, 2, 3))
+    mixed = Algorithms(forward="xla", input_grad="einsum", kernel_grad="xla")
+    grad = jax.grad(lambda x, k: jnp.sum(jconv.conv(x, k, algorithm=mixed) ** 2), (0, 1))
+    jaxpr = jax.make_jaxpr(grad)(x, k)
+    assert sorted(roles_in(jaxpr.jaxpr)) == [("forward", "xla"), ("input_grad", "einsum"), ("kernel_grad", "xla")]
+    assert "role=kernel_grad" in str(jaxpr)
+    assert "input_grad='einsum'" in str(jaxpr)
+    # only these: nothing of an algorithm's own operations is differentiated
+    assert not {"conv_general_dilated", "dot_general", "pad"} & {eqn.primitive.name for eqn in jaxpr.jaxpr.eqns}
+    transposed = jax.make_jaxpr(lambda x, k: jconv.conv_transpose(x, k, algorithm=mixed))(jnp.ones((1, 4, 4, 3)), k)
+    assert roles_in(transposed.jaxpr) == [("input_grad", "einsum")]
+
+
+def test_each_role_of_one_call_runs_its_own_algorithm():
+    x, k = jnp.ones((2, 6, 5, 2)), jnp.ones((3, 3, 2, 3))
+    for chosen in itertools.product(ALGORITHMS, repeat=3):
+        algorithm = Algorithms(*chosen)
+        fn = jax.value_and_grad(lambda x, k, a=algorithm: jnp.sum(jconv.conv(x, k, algorithm=a) ** 2), (0, 1))
+        text = jax.jit(fn).lower(x, k).as_text(debug_info=True)
+        for role, name in zip(ROLES, chosen, strict=True):
+            assert f"jconv.{role}.{name}" in text
+            other = next(n for n in ALGORITHMS if n != name)
+            assert f"jconv.{role}.{other}" not in text
+
+
+def test_export_lowers_each_platform_its_own_way():
+    x, k = jnp.ones((2, 6, 5, 4)), jnp.ones((3, 3, 1, 4))
+    fn = jax.jit(jax.grad(lambda x, k: jnp.sum(jconv.conv(x, k, feature_group_count=4) ** 2), (0, 1)))
+    for platform in ("cpu", "cuda", "tpu"):
+        text = jax.export.export(fn, platforms=(platform,))(x, k).mlir_module()
+        # many groups are a batched matrix product on CPU, and the library's own convolution elsewhere
+        assert ("stablehlo.dot_general" in text) == (platform == "cpu")
+        assert ("stablehlo.convolution" in text) == (platform != "cpu")
+    everywhere = jax.export.export(fn, platforms=("cpu", "cuda", "tpu"))(x, k)
+    text = everywhere.mlir_module()
+    assert "stablehlo.convolution" in text
+    assert "stablehlo.dot_general" in text
+    loaded = jax.export.deserialize(everywhere.serialize())
+    assert_trees_close(loaded.call(x, k), fn(x, k))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int8"])
+def test_every_algorithm_lowers_on_every_platform(dtype, platform, algorithm):
+    x, k = jnp.ones((2, 6, 5, 4), dtype), jnp.ones((3, 3, 2, 4), dtype)
+
+    def roles(x, k):
+        options = {"feature_group_count": 2, "strides": 2, "algorithm": algorithm}
+        y = jconv.conv(x, k, **options)
+        g = y.astype(dtype)
+        return y, jconv.conv_input_grad(g, k, x.shape, **options), jconv.conv_kernel_grad(x, g, (3, 3), **options)
+
+    exported = jax.export.export(jax.jit(roles), platforms=(platform,))(x, k)
+    assert [a.shape for a in exported.out_avals] == [(2, 3, 3, 4), x.shape, k.shape]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_export_with_a_symbolic_batch(algorithm):
+    (batch,) = jax.export.symbolic_shape("b")
+    k = jnp.asarray(draw((3, 3, 2, 4)))
+    fn = jax.jit(lambda x: jconv.conv(x, k, strides=2, algorithm=algorithm))
+    exported = jax.export.export(fn)(jax.ShapeDtypeStruct((batch, 6, 5, 2), jnp.float32))
+    for size in (1, 3):
+        x = draw((size, 6, 5, 2), seed=1)
+        assert_trees_close(exported.call(x), fn(x))
+
+
+def test_short_floats_are_accumulated_in_float32_in_the_lowered_roles():
+    x, k = jnp.ones((2, 6, 5, 4), jnp.bfloat16), jnp.ones((3, 3, 4, 4), jnp.bfloat16)
+    for algorithm, operation in (("xla", "stablehlo.convolution"), ("einsum", "stablehlo.dot_general")):
+        fn = jax.value_and_grad(lambda x, k, a=algorithm: jnp.sum(jconv.conv(x, k, algorithm=a)), (0, 1))
+        lines = [line for line in jax.jit(fn).lower(x, k).as_text().splitlines() if operation in line]
+        assert len(lines) == 3
+        assert all(line.rsplit("->", 1)[1].count("xf32>") == 1 for line in lines)
+
+
+def test_a_jitted_function_is_traced_once():
+    chex.clear_trace_counter()
+    traced = jax.jit(chex.assert_max_traces(jconv.conv, n=1))
+    x, k = jnp.ones((2, 6, 2)), jnp.ones((3, 2, 3))
+    traced(x, k)
+    traced(x + 1, k)
+
+
+def test_two_ways_of_writing_one_convolution_are_one_specification():
+    a = jconv.ConvSpec((1, 8, 8, 2), (3, 3, 2, 4), strides=[2, 2], padding="same")
+    b = jconv.ConvSpec([1, 8, 8, 2], [3, 3, 2, 4], strides=np.int64(2), padding=((0, 1), (0, 1)))
+    assert a == b
+    assert hash(a) == hash(b)
