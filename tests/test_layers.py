@@ -1,0 +1,294 @@
+"""Layers: shapes, parameters, training and inference, composition, initializers, the table."""
+
+import functools
+import math
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from scipy import stats
+
+import jconv
+from jconv import initializers, layers
+from tests.cases import draw
+from tests.test_agreement import needs_torch, torch
+
+key = jax.random.key(0)
+IMAGE = (2, 8, 9, 4)
+
+
+def every_layer():
+    return [
+        layers.Conv(6, 3, strides=2),
+        layers.Conv(6, (3, 1), feature_group_count=2, use_bias=False, padding_mode="circular"),
+        layers.ConvTranspose(6, 4, strides=2),
+        layers.DepthwiseConv(3, channel_multiplier=2),
+        layers.SeparableConv(6, 3),
+        layers.ConvLocal(3, 3, padding="VALID"),
+        layers.Dense(5),
+        layers.BatchNorm(),
+        layers.GroupNorm(2),
+        layers.LayerNorm(),
+        layers.Dropout(0.3),
+        layers.MaxPool(2),
+        layers.AvgPool((2, 3), padding="SAME", count_include_pad=False),
+        layers.GlobalAvgPool(),
+        layers.GlobalMaxPool(),
+        layers.Flatten(),
+        layers.Activation("gelu"),
+        layers.Activation(jnp.tanh),
+        layers.Sequential(layers.Conv(4, 3), layers.BatchNorm(), layers.Activation("relu"), layers.Dropout(0.5)),
+        layers.Residual(layers.Conv(4, 3), layers.BatchNorm()),
+        layers.Parallel(layers.Conv(2, 1), layers.Sequential(layers.Conv(3, 3), layers.BatchNorm())),
+    ]
+
+
+@pytest.mark.parametrize("layer", every_layer(), ids=lambda layer: layer.kind)
+def test_the_contract_of_every_layer(layer):
+    params, state = layer.init(key, (-1, *IMAGE[1:]))
+    chex.assert_trees_all_equal((params, state), layer.init(key, IMAGE))  # the batch size does not matter
+    assert isinstance(params, dict)
+    assert isinstance(state, dict)
+    x = jnp.asarray(draw(IMAGE))
+    for train in (False, True):
+        y, after = layer.apply(params, state, x, train=train, key=jax.random.key(1))
+        assert y.shape == layer.output_shape(IMAGE)
+        assert layer.output_shape((-1, *IMAGE[1:])) == (-1, *y.shape[1:])
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        jitted = jax.jit(functools.partial(layer.apply, train=train))
+        chex.assert_trees_all_close((y, after), jitted(params, state, x, key=jax.random.key(1)), rtol=1e-5, atol=1e-5)
+        if not train:
+            chex.assert_trees_all_equal(after, state)
+    grads = jax.grad(lambda p: jnp.sum(layer.apply(p, state, x)[0] ** 2))(params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(grads, params)
+    rows = jconv.summary(layer, (-1, *IMAGE[1:]))
+    assert rows.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_layers_are_the_functions():
+    x = jnp.asarray(draw(IMAGE))
+    options = {"strides": 2, "padding": "VALID", "kernel_dilation": 2, "padding_mode": "zeros"}
+    layer = layers.Conv(6, 3, feature_group_count=2, **options)
+    params, state = layer.init(key, IMAGE)
+    want = jconv.conv(x, params["kernel"], params["bias"], feature_group_count=2, **options)
+    np.testing.assert_array_equal(layer.apply(params, state, x)[0], want)
+    layer = layers.ConvTranspose(6, 3, strides=2, padding=1, output_padding=1)
+    params, state = layer.init(key, IMAGE)
+    want = jconv.conv_transpose(x, params["kernel"], strides=2, padding=1, output_padding=1)
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], want, rtol=1e-6)
+    layer = layers.Dense(5)
+    params, state = layer.init(key, IMAGE)
+    np.testing.assert_allclose(layer.apply(params, state, x)[0], x @ params["kernel"], rtol=1e-5, atol=1e-5)
+    params, state = layers.SeparableConv(6, 3).init(key, IMAGE)
+    depthwise = jconv.conv(x, params["depthwise"]["kernel"], feature_group_count=4)
+    want = jnp.einsum("bhwc,cd->bhwd", depthwise, params["pointwise"]["kernel"][0, 0])
+    np.testing.assert_allclose(layers.SeparableConv(6, 3).apply(params, state, x)[0], want, rtol=1e-5, atol=1e-5)
+
+
+def test_computing_in_another_dtype():
+    layer = layers.Conv(6, 3, dtype=jnp.bfloat16)
+    params, state = layer.init(key, IMAGE)
+    assert params["kernel"].dtype == jnp.float32
+    y, _ = layer.apply(params, state, draw(IMAGE))
+    assert y.dtype == jnp.bfloat16
+    assert layers.Conv(6, 3, param_dtype=jnp.bfloat16).init(key, IMAGE)[0]["bias"].dtype == jnp.bfloat16
+
+
+def test_batch_norm_trains_and_infers():
+    layer = layers.BatchNorm(momentum=0.9)
+    params, state = layer.init(key, IMAGE)
+    x = 3 * draw((64, 5, 5, 4)) + 2
+    y, after = layer.apply(params, state, x, train=True)
+    np.testing.assert_allclose(np.mean(y, (0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(np.std(y, (0, 1, 2)), 1, atol=1e-4)
+    np.testing.assert_allclose(after["mean"], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(after["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
+    inferred, same = layer.apply(params, after, x)
+    chex.assert_trees_all_equal(same, after)
+    want = (x - after["mean"]) / np.sqrt(after["var"] + 1e-5)
+    np.testing.assert_allclose(inferred, want, rtol=1e-4, atol=1e-5)
+
+
+@needs_torch
+def test_normalisation_is_that_of_torch():
+    x = draw((4, 5, 6, 8))
+    tx = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    scale, bias = draw((8,), seed=1), draw((8,), seed=2)
+    params = {"scale": scale, "bias": bias}
+    ts, tb = torch.from_numpy(scale), torch.from_numpy(bias)
+    back = lambda y: np.moveaxis(y.numpy(), 1, -1)
+    y, _ = layers.GroupNorm(4, epsilon=1e-5).apply(params, {}, x)
+    np.testing.assert_allclose(y, back(torch.nn.functional.group_norm(tx, 4, ts, tb)), rtol=1e-4, atol=1e-5)
+    y, _ = layers.LayerNorm(epsilon=1e-5).apply(params, {}, x)
+    want = torch.nn.functional.layer_norm(torch.from_numpy(x), (8,), ts, tb).numpy()
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    state = {"mean": jnp.zeros(8), "var": jnp.ones(8)}
+    y, _ = layers.BatchNorm().apply(params, state, x, train=True)
+    want = torch.nn.functional.batch_norm(tx, None, None, ts, tb, training=True)
+    np.testing.assert_allclose(y, back(want), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_over_a_mapped_axis():
+    layer = layers.BatchNorm(axis_name="d")
+    params, state = layer.init(key, IMAGE)
+    x = draw((2, 3, 5, 4))
+    together, after = layers.BatchNorm().apply(params, state, x.reshape(6, 5, 4), train=True)
+    apart, split = jax.vmap(lambda x: layer.apply(params, state, x, train=True), axis_name="d")(x)
+    np.testing.assert_allclose(apart.reshape(6, 5, 4), together, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(jax.tree.map(lambda v: v[0], split), after, rtol=1e-5)
+
+
+def test_dropout():
+    layer, x = layers.Dropout(0.25), jnp.ones((1000, 100))
+    np.testing.assert_array_equal(layer.apply({}, {}, x)[0], x)
+    y, _ = layer.apply({}, {}, x, train=True, key=key)
+    kept = float(np.mean(y != 0))
+    assert abs(kept - 0.75) < 5 * math.sqrt(0.25 * 0.75 / x.size)
+    np.testing.assert_allclose(y[y != 0], 1 / 0.75, rtol=1e-6)
+    assert not np.array_equal(y, layer.apply({}, {}, x, train=True, key=jax.random.key(1))[0])
+
+
+def test_sequential_nests_names_states_and_keys():
+    net = layers.Sequential(
+        layers.Conv(3, 3, name="stem"),
+        layers.BatchNorm(),
+        layers.Activation("relu"),
+        layers.Conv(3, 3),
+        layers.Dropout(0.5),
+        layers.Sequential(layers.Conv(3, 3), layers.BatchNorm()),
+        layers.Conv(5, 1),
+    )
+    params, state = net.init(key, IMAGE)
+    assert list(params) == ["stem", "BatchNorm_0", "Conv_0", "Sequential_0", "Conv_1"]
+    assert list(params["Sequential_0"]) == ["Conv_0", "BatchNorm_0"]
+    assert list(state) == ["BatchNorm_0", "Sequential_0"]
+    x = draw(IMAGE)
+    a, after = net.apply(params, state, x, train=True, key=key)
+    b, _ = net.apply(params, state, x, train=True, key=jax.random.key(1))
+    assert not np.allclose(a, b)
+    assert np.any(after["Sequential_0"]["BatchNorm_0"]["mean"] != 0)
+    with pytest.raises(ValueError, match="key: got None"):
+        net.apply(params, state, x, train=True)
+    # parameters of like shape are drawn independently
+    flat = [np.ravel(params[n]["kernel"]) for n in ("Conv_0",)] + [np.ravel(params["Sequential_0"]["Conv_0"]["kernel"])]
+    assert not np.array_equal(*flat)
+
+
+def test_residual_and_parallel():
+    x = jnp.asarray(draw(IMAGE))
+    body, around = layers.Conv(6, 3, strides=2), layers.Conv(6, 1, strides=2)
+    net = layers.Residual(body, shortcut=around)
+    params, state = net.init(key, IMAGE)
+    assert sorted(params) == ["body", "shortcut"]
+    want = body.apply(params["body"]["Conv_0"], {}, x)[0] + around.apply(params["shortcut"], {}, x)[0]
+    np.testing.assert_allclose(net.apply(params, state, x)[0], want, rtol=1e-6)
+    plain = layers.Residual(layers.Activation("tanh"))
+    np.testing.assert_allclose(plain.apply(*plain.init(key, IMAGE), x)[0], x + jnp.tanh(x), rtol=1e-6)
+    for combine, function in (
+        ("sum", lambda a, b: a + b),
+        ("product", lambda a, b: a * b),
+        ("concatenate", lambda a, b: jnp.concatenate([a, b], -1)),
+        (lambda ys: ys[0] - ys[1], lambda a, b: a - b),
+    ):
+        net = layers.Parallel(layers.Activation("tanh"), layers.Activation("relu"), combine=combine)
+        y, _ = net.apply(*net.init(key, IMAGE), x)
+        np.testing.assert_allclose(y, function(jnp.tanh(x), jax.nn.relu(x)), rtol=1e-6)
+
+
+def test_anything_with_two_functions_is_a_layer():
+    scale = layers.Layer(
+        lambda key, shape: ({"scale": jnp.ones(shape[-1])}, {}),
+        lambda params, state, x, *, train=False, key=None: (x * params["scale"], state),
+    )
+    net = layers.Sequential(layers.Conv(3, 3), scale)
+    params, state = net.init(key, IMAGE)
+    assert net.apply(params, state, draw(IMAGE))[0].shape == (2, 8, 9, 3)
+    assert jconv.summary(net, IMAGE).rows[1].parameters == 3
+
+
+def test_the_table():
+    net = layers.Sequential(
+        layers.Conv(6, 5, padding="VALID", name="c1"),
+        layers.MaxPool(2, name="s2"),
+        layers.Residual(layers.Conv(6, 3), layers.Conv(6, 3, use_bias=False)),
+        layers.ConvTranspose(4, 2, strides=2),
+        layers.Flatten(),
+        layers.Dense(10),
+    )
+    table = jconv.summary(net, (-1, 32, 32, 1))
+    by_name = {row.name: row for row in table.rows}
+    assert by_name["c1"][3:] == ((-1, 28, 28, 6), 156, 122_304, 117_600, (5, 5))
+    assert by_name["s2"].receptive_field == (6, 6)
+    residual = by_name["Residual_0"]
+    assert residual.receptive_field == (6 + 2 * 2 * 2,) * 2
+    assert residual.parameters == 2 * 9 * 36 + 6
+    assert residual.macs == 14 * 14 * 2 * 9 * 36
+    up = by_name["ConvTranspose_0"]
+    assert up.output_shape == (-1, 28, 28, 4)
+    assert up.macs == 14 * 14 * 4 * 6 * 4  # each input element meets the whole window once
+    assert up.connections == up.macs + 28 * 28 * 4
+    assert by_name["Dense_0"].parameters == 28 * 28 * 4 * 10 + 10
+    assert table.parameters == sum(r.parameters for r in table.rows if r.depth == 0)
+    lines = str(table).splitlines()
+    assert lines[2].split()[:5] == ["c1", "Conv", "28×28×6", "156", "122,304"]
+    assert lines[-1].startswith("total")
+
+
+@pytest.mark.parametrize(("name", "std", "law"), [
+    ("glorot_uniform", math.sqrt(2 / (36 + 108)), "uniform"),
+    ("glorot_normal", math.sqrt(2 / (36 + 108)), "truncated"),
+    ("he_uniform", math.sqrt(2 / 36), "uniform"),
+    ("he_normal", math.sqrt(2 / 36), "truncated"),
+    ("lecun_uniform", math.sqrt(1 / 36), "uniform"),
+    ("lecun_normal", math.sqrt(1 / 36), "truncated"),
+    ("xavier_normal", math.sqrt(2 / (36 + 108)), "normal"),
+    ("kaiming_normal", math.sqrt(2 / 36), "normal"),
+    ("torch_default", 1 / math.sqrt(3 * 36), "uniform"),
+])  # fmt: skip
+def test_initializers_have_the_distribution_that_they_name(name, std, law):
+    # [3, 3, 4, 24] in 2 groups: 36 inputs an output, 9 * 24 / 2 = 108 outputs an input
+    init = getattr(initializers, name)()
+    keys = jax.random.split(key, 40)
+    values = np.ravel(jax.vmap(lambda k: init(k, (3, 3, 4, 24), feature_group_count=2))(keys)).astype(float)
+    cut = 2 / 0.8796256610342398
+    distribution = {
+        "uniform": stats.uniform(-math.sqrt(3) * std, 2 * math.sqrt(3) * std),
+        "normal": stats.norm(scale=std),
+        "truncated": stats.truncnorm(-2, 2, scale=std * cut / 2),
+    }[law]
+    assert abs(distribution.std() - std) < 1e-6 * std
+    assert stats.kstest(values, distribution.cdf).pvalue > 1e-4
+
+
+def test_initializers_agree_with_jax_without_groups():
+    for name in ("glorot_uniform", "he_normal", "lecun_normal"):
+        want = getattr(jax.nn.initializers, name)()(key, (3, 3, 4, 8), jnp.float32)
+        np.testing.assert_allclose(getattr(initializers, name)()(key, (3, 3, 4, 8)), want, rtol=1e-5, atol=1e-7)
+
+
+def test_fans_know_groups_and_transposition():
+    assert initializers.fans((5, 5, 1, 6)) == (25, 150)
+    assert initializers.fans((3, 3, 2, 8), feature_group_count=4) == (18, 18)
+    assert initializers.fans((4, 4, 3, 16), transposed=True) == (256, 48)
+    # a depthwise layer draws as wide as a layer of one channel
+    params, _ = layers.DepthwiseConv(3, kernel_init=initializers.he_uniform()).init(key, (1, 8, 8, 512))
+    assert 0.99 < np.abs(params["kernel"]).max() / math.sqrt(6 / 9) <= 1
+    # jax's own initializers can be passed too
+    assert layers.Conv(4, 3, kernel_init=jax.nn.initializers.orthogonal()).init(key, IMAGE)[0]["kernel"].shape == (3, 3, 4, 4)
+
+
+@needs_torch
+def test_torch_default_has_torchs_range_for_kernel_and_bias():
+    torch.manual_seed(0)
+    theirs = torch.nn.Conv2d(16, 64, 3, groups=2)
+    layer = layers.Conv(
+        64, 3, feature_group_count=2, kernel_init=initializers.torch_default(), bias_init=initializers.torch_default()
+    )
+    ours, _ = layer.init(key, (1, 8, 8, 16))
+    limit = 1 / math.sqrt(8 * 9)
+    for a in (theirs.weight.detach().numpy(), np.asarray(ours["kernel"])):
+        assert 0.99 * limit < np.abs(a).max() <= limit * (1 + 1e-6)
+    for a in (theirs.bias.detach().numpy(), np.asarray(ours["bias"])):
+        assert 0.8 * limit < np.abs(a).max() <= limit * (1 + 1e-6)
