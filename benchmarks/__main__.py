@@ -31,7 +31,10 @@ def table(records: list[dict], environment: dict) -> str:
     others = sorted({r["candidate"] for r in layers} - {"lax"}, key=[r["candidate"] for r in layers].index)
     head = ["layer", "role", "lax ms", *(f"{c} ms" for c in others), "auto takes", "lax / auto",
             "compile s: lax", *others, "workspace MB: lax", *others]  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * (1 + len(others)) + "---|" + "---:|" * (3 + 2 * len(others))]
+    lines = [
+        f"| {' | '.join(head)} |",
+        "|---|---|" + "---:|" * (1 + len(others)) + "---|" + "---:|" * (3 + 2 * len(others)),
+    ]
     ratios = []
     for key in dict.fromkeys((r["workload"], r["role"]) for r in layers):
         cell = {r["candidate"]: r for r in layers if (r["workload"], r["role"]) == key}
@@ -44,8 +47,8 @@ def table(records: list[dict], environment: dict) -> str:
     text = [
         f"{environment['device']}, {environment['cores']} cores, jax {environment['jax']}, jaxlib "
         f"{environment['jaxlib']}, Python {environment['python']}, {environment['date']}; float32.",
-        "Run time is the median over interleaved rounds; compile time and workspace (temporary memory that XLA reports) "
-        "are apart.",
+        "Run time is the median over interleaved rounds; compile time and workspace (the temporary memory that XLA "
+        "reports) are apart.",
         "",
         *lines,
         "",

@@ -1,4 +1,7 @@
-"""Layers of well-known networks, with their origin. Shapes are [batch, *spatial, in] and [*window, in // groups, out]."""
+"""Layers of well-known networks, with their origin.
+
+Shapes are [batch, *spatial, in] and [*window, in // groups, out].
+"""
 
 from __future__ import annotations
 

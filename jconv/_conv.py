@@ -650,7 +650,8 @@ def select_algorithm(
     Raises:
         ValueError: for an unknown role, platform or algorithm, or one that does not cover the call.
 
-    >>> select_algorithm((8, 56, 56, 128), (3, 3, 1, 128), feature_group_count=128, platform="cpu").name
+    >>> shapes = (8, 56, 56, 128), (3, 3, 1, 128)
+    >>> select_algorithm(*shapes, feature_group_count=128, role="kernel_grad", platform="cpu").name
     'einsum'
     >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
     on tpu XLA hands convolutions to the device's own library
@@ -676,6 +677,9 @@ def algorithms() -> tuple[str, ...]:
     """The names that `algorithm` accepts beside ``"auto"``, in their order.
 
     Each computes all three roles of T(x, kernel, y) = <y, conv(x, kernel)>.
+
+    Args:
+        None.
 
     Returns:
         A tuple of names.

@@ -61,32 +61,32 @@ def check(name: str, call: Call) -> None:
 def select(call: Call) -> Selection:
     """What "auto" stands for in this call.
 
-    The rule is deliberately small. Without spatial axes a convolution is a matrix product. Accelerators have tuned
-    libraries behind XLA's convolution, so there it stays `xla`. On CPU XLA runs convolutions with several groups
-    through a scalar loop; there `einsum` turns them into one batched matrix product over the groups, unless its
-    patches would be out of proportion. A window of one element needs no patches, so it is a matrix product in any
-    case. Everything else is `xla`.
+    The rule is small, and each line of it is measured (docs/algorithms.md). Without spatial axes a convolution is a
+    matrix product. Accelerators have tuned libraries behind XLA's convolution, so there it stays `xla`. On CPU `xla`
+    is the faster one forwards and for the input. For the kernel's gradient XLA walks through the groups one product at
+    a time, and for a window of one element through a convolution as large as the image; there `einsum` is a batched
+    matrix product, and it is taken unless its patches would be out of proportion.
     """
     spec, einsum = call.spec, ALGORITHMS["einsum"]
+    pointwise, groups = all(k == 1 for k in spec.window), spec.feature_group_count
     if spec.rank == 0:
-        return Selection("einsum", "without spatial axes it is a plain matrix product")
+        return Selection("einsum", "without spatial axes it is a matrix product")
     if call.platform != "cpu":
         return Selection("xla", f"on {call.platform} XLA hands convolutions to the device's own library")
+    if call.role != "kernel_grad":
+        return Selection("xla", f"on cpu XLA's convolution is faster than patches in the role {call.role}")
+    if groups == 1 and not pointwise:
+        return Selection("xla", "one group: on cpu XLA's convolution is faster than patches")
     if why := einsum.supports(call):
         return Selection("xla", why)
     workspace, bound = einsum.workspace(call), MAX_WORKSPACE_RATIO * operand_bytes(call)
-    if all(k == 1 for k in spec.window):
-        return Selection("einsum", "a window of one element is a plain matrix product")
-    if spec.feature_group_count == 1:
-        return Selection("xla", "one group: XLA's dense convolution on CPU beats patches")
     if workspace > bound:
         return Selection(
             "xla", f"the patches of einsum, {workspace} bytes, exceed {MAX_WORKSPACE_RATIO} times the operands"
         )
-    return Selection(
-        "einsum",
-        f"{spec.feature_group_count} groups: XLA on CPU loops over them, einsum is one batched matrix product",
-    )
+    if groups == 1:
+        return Selection("einsum", "a window of one element: the kernel's gradient is one matrix product")
+    return Selection("einsum", f"{groups} groups: the kernel's gradient is a batched matrix product over them")
 
 
 def resolve(name: str, call: Call) -> Selection:

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from ._spec import nearest
+from . import _spec
 
 _MODES = ("fan_in", "fan_out", "fan_avg")
 _DISTRIBUTIONS = ("uniform", "truncated_normal", "normal")
@@ -96,9 +96,11 @@ class VarianceScaling:
 
     def __post_init__(self) -> None:
         if self.mode not in _MODES:
-            raise ValueError(f"mode: got {self.mode!r}, {nearest(self.mode, _MODES)}")
+            raise ValueError(f"mode: got {self.mode!r}, {_spec.nearest(self.mode, _MODES)}")
         if self.distribution not in _DISTRIBUTIONS:
-            raise ValueError(f"distribution: got {self.distribution!r}, {nearest(self.distribution, _DISTRIBUTIONS)}")
+            raise ValueError(
+                f"distribution: got {self.distribution!r}, {_spec.nearest(self.distribution, _DISTRIBUTIONS)}"
+            )
 
     def __call__(
         self,

@@ -200,9 +200,7 @@ def test_lax_conv_transpose(window, stride, padding):
     x, k = draw((2, 5, 6, 3)), draw((window, window, 4, 3), seed=1)
     got = jconv.conv_transpose(x, k, strides=stride, padding=padding)
     layout = ("NHWC", "HWIO", "NHWC")
-    transposed = lax.conv_transpose(
-        x, k, (stride, stride), padding, dimension_numbers=layout, transpose_kernel=True
-    )
+    transposed = lax.conv_transpose(x, k, (stride, stride), padding, dimension_numbers=layout, transpose_kernel=True)
     np.testing.assert_allclose(got, transposed, rtol=2e-5, atol=2e-5)
     plain = np.flip(k, (0, 1)).swapaxes(2, 3)
     np.testing.assert_allclose(

@@ -276,7 +276,12 @@ def test_fans_know_groups_and_transposition():
     params, _ = layers.DepthwiseConv(3, kernel_init=initializers.he_uniform()).init(key, (1, 8, 8, 512))
     assert 0.99 < np.abs(params["kernel"]).max() / math.sqrt(6 / 9) <= 1
     # jax's own initializers can be passed too
-    assert layers.Conv(4, 3, kernel_init=jax.nn.initializers.orthogonal()).init(key, IMAGE)[0]["kernel"].shape == (3, 3, 4, 4)
+    assert layers.Conv(4, 3, kernel_init=jax.nn.initializers.orthogonal()).init(key, IMAGE)[0]["kernel"].shape == (
+        3,
+        3,
+        4,
+        4,
+    )
 
 
 @needs_torch

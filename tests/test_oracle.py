@@ -167,7 +167,11 @@ def test_padding_modes_in_all_roles(padding, modes):
     @jax.jit
     def all_roles(x, k, g):
         y, vjp = jax.vjp(lambda x, k: jconv.conv(x, k, **kwargs), x, k)
-        return y, vjp(g), (jconv.conv_input_grad(g, k, x.shape, **kwargs), jconv.conv_kernel_grad(x, g, (2, 3), **kwargs))
+        return (
+            y,
+            vjp(g),
+            (jconv.conv_input_grad(g, k, x.shape, **kwargs), jconv.conv_kernel_grad(x, g, (2, 3), **kwargs)),
+        )
 
     y, by_vjp, by_name = all_roles(x, k, g)
     np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)

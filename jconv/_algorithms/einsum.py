@@ -48,6 +48,9 @@ def patches(x: jax.Array, spec: ConvSpec) -> jax.Array:
     for i, axis in enumerate(spec.axes):
         at, (low, high, n) = 1 + i, _reach(axis)
         x = _pad(x, at, low, high, axis.q - 1)
+        if axis.k == 1:  # one tap is the image itself
+            x = jnp.expand_dims(lax.slice_in_dim(x, 0, n, axis.s, at), spec.rank + at)
+            continue
         head, tail = x.shape[:at], x.shape[at + 1 :]
         x = lax.broadcast_in_dim(x, (*head, axis.k, n, *tail), tuple(j for j in range(x.ndim + 1) if j != at))
         x = _pad(x.reshape(*head, axis.k * n, *tail), at, 0, axis.k * axis.d)
@@ -61,6 +64,10 @@ def patches_transpose(p: jax.Array, spec: ConvSpec) -> jax.Array:
     """The adjoint of `patches`: every patch element is added to where it came from."""
     for i, axis in reversed(list(enumerate(spec.axes))):
         at, (low, high, n) = 1 + i, _reach(axis)
+        if axis.k == 1:
+            p = _pad(jnp.squeeze(p, spec.rank + at), at, 0, 0, axis.s - 1)
+            p = _unpad(p, at, low, high, axis.q)
+            continue
         p = jnp.moveaxis(p, spec.rank + at, at)
         head, tail = p.shape[:at], p.shape[at + 2 :]
         p = _pad(p, at + 1, 0, n + axis.d - span(axis.o, axis.s), axis.s - 1)
