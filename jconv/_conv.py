@@ -650,8 +650,8 @@ def select_algorithm(
     Raises:
         ValueError: for an unknown role, platform or algorithm, or one that does not cover the call.
 
-    >>> shapes = (8, 56, 56, 128), (3, 3, 1, 128)
-    >>> select_algorithm(*shapes, feature_group_count=128, role="kernel_grad", platform="cpu").name
+    >>> shapes = (8, 28, 28, 256), (3, 3, 8, 256)
+    >>> select_algorithm(*shapes, feature_group_count=32, role="kernel_grad", platform="cpu").name
     'einsum'
     >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
     on tpu XLA hands convolutions to the device's own library

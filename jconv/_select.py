@@ -11,6 +11,8 @@ from ._spec import nearest
 
 # `auto` takes no lowering whose workspace is larger than this many times the operands and the result together.
 MAX_WORKSPACE_RATIO = 32
+# Up to so many taps a depthwise window is small enough for patches on CPU: 4×4 gains, 5×5 loses.
+SMALL_WINDOW = 16
 
 
 class Selection(NamedTuple):
@@ -63,30 +65,34 @@ def select(call: Call) -> Selection:
 
     The rule is small, and each line of it is measured (docs/algorithms.md). Without spatial axes a convolution is a
     matrix product. Accelerators have tuned libraries behind XLA's convolution, so there it stays `xla`. On CPU `xla`
-    is the faster one forwards and for the input. For the kernel's gradient XLA walks through the groups one product at
-    a time, and for a window of one element through a convolution as large as the image; there `einsum` is a batched
-    matrix product, and it is taken unless its patches would be out of proportion.
+    is the faster one, but for three cases, in which `einsum` is a (batched) matrix product: the kernel's gradient of a
+    window of one element, which XLA computes as a convolution with a window as large as the image; the kernel's
+    gradient of several groups, unless they have one channel each; and the input's gradient of a depthwise kernel with a
+    small window, both of which XLA runs as scalar loops. Patches beyond `MAX_WORKSPACE_RATIO` are never taken.
     """
-    spec, einsum = call.spec, ALGORITHMS["einsum"]
-    pointwise, groups = all(k == 1 for k in spec.window), spec.feature_group_count
+    spec, einsum, reason = call.spec, ALGORITHMS["einsum"], ""
+    taps, groups = math.prod(spec.window), spec.feature_group_count
+    one_to_one = groups > 1 and spec.in_features == spec.out_features == groups
     if spec.rank == 0:
         return Selection("einsum", "without spatial axes it is a matrix product")
     if call.platform != "cpu":
         return Selection("xla", f"on {call.platform} XLA hands convolutions to the device's own library")
-    if call.role != "kernel_grad":
-        return Selection("xla", f"on cpu XLA's convolution is faster than patches in the role {call.role}")
-    if groups == 1 and not pointwise:
-        return Selection("xla", "one group: on cpu XLA's convolution is faster than patches")
+    if call.role == "kernel_grad" and taps == 1:
+        reason = "a window of one element: the kernel's gradient is a matrix product"
+    elif call.role == "kernel_grad" and groups > 1 and not one_to_one:
+        reason = f"{groups} groups: the kernel's gradient is a batched matrix product over them"
+    elif call.role == "input_grad" and groups > 1 and spec.in_features == groups and taps <= SMALL_WINDOW:
+        reason = f"a depthwise kernel of {taps} taps: the input's gradient is a batched matrix product"
+    if not reason:
+        return Selection("xla", f"on cpu XLA's convolution is faster than patches for this {call.role}")
     if why := einsum.supports(call):
         return Selection("xla", why)
-    workspace, bound = einsum.workspace(call), MAX_WORKSPACE_RATIO * operand_bytes(call)
-    if workspace > bound:
+    workspace = einsum.workspace(call)
+    if workspace > MAX_WORKSPACE_RATIO * operand_bytes(call):
         return Selection(
             "xla", f"the patches of einsum, {workspace} bytes, exceed {MAX_WORKSPACE_RATIO} times the operands"
         )
-    if groups == 1:
-        return Selection("einsum", "a window of one element: the kernel's gradient is one matrix product")
-    return Selection("einsum", f"{groups} groups: the kernel's gradient is a batched matrix product over them")
+    return Selection("einsum", reason)
 
 
 def resolve(name: str, call: Call) -> Selection:

@@ -26,12 +26,9 @@ def test_auto_takes_what_covers_the_call_within_its_bound(role, platform):
 
 
 def test_patches_out_of_proportion_are_not_taken():
-    small = jconv.select_algorithm(
-        (8, 64, 64, 8), (3, 3, 1, 8), feature_group_count=8, role="kernel_grad", platform="cpu"
-    )
-    large = jconv.select_algorithm(
-        (8, 64, 64, 8), (31, 31, 1, 8), feature_group_count=8, role="kernel_grad", platform="cpu"
-    )
+    options = {"feature_group_count": 8, "role": "kernel_grad", "platform": "cpu"}
+    small = jconv.select_algorithm((8, 64, 64, 16), (3, 3, 2, 16), **options)
+    large = jconv.select_algorithm((8, 64, 64, 16), (31, 31, 2, 16), **options)
     assert (small.name, large.name) == ("einsum", "xla")
     assert "exceed 32 times the operands" in large.reason
 
