@@ -111,6 +111,27 @@ def test_batch_norm_trains_and_infers():
     np.testing.assert_allclose(inferred, want, rtol=1e-4, atol=1e-5)
 
 
+def test_batch_norm_of_a_large_mean():
+    x = draw((4096, 2)) + 3000
+    y, _ = layers.BatchNorm().apply(*layers.BatchNorm().init(key, x.shape), x, train=True)
+    np.testing.assert_allclose(np.std(y, 0), 1, rtol=1e-3)  # E[x^2] - E[x]^2 in float32 would be off by half
+
+
+def test_deep_nesting_is_traced_in_linear_time():
+    inits = 0
+
+    def init(key, shape):
+        nonlocal inits
+        inits += 1
+        return {}, {}
+
+    net = layers.Layer(init, lambda params, state, x, *, train=False, key=None: (x, state))
+    for _ in range(12):
+        net = layers.Residual(layers.Sequential(net))
+    net.init(key, (1, 4))
+    assert inits < 100  # twice as many with each level would be thousands
+
+
 @needs_torch
 def test_normalisation_is_that_of_torch():
     x = draw((4, 5, 6, 8))

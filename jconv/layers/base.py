@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -70,14 +71,19 @@ class Layer:
         shape = tuple(input_shape)
         if not shape:
             raise ValueError("input_shape: got (), accepted is [*batch, *spatial, channels].")
-        concrete = (1, *shape[1:]) if shape[0] == -1 else shape
+        out = _trace_shape(self, (1, *shape[1:]) if shape[0] == -1 else shape)
+        return (-1, *out[1:]) if shape[0] == -1 else out
 
-        def run(key, x):
-            params, state = self.init(key, concrete)
-            return self.apply(params, state, x)[0]
 
-        out = jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(concrete, jnp.float32)).shape
-        return (-1, *out[1:]) if shape[0] == -1 else tuple(out)
+@functools.lru_cache(maxsize=4096)
+def _trace_shape(layer: Layer, input_shape: Shape) -> Shape:
+    """The shape that a layer gives, by tracing it; kept, since nested layers ask for those in them again and again."""
+
+    def run(key, x):
+        params, state = layer.init(key, input_shape)
+        return layer.apply(params, state, x)[0]
+
+    return tuple(jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, jnp.float32)).shape)
 
 
 def take(params: Tree, name: str, kind: str) -> jax.Array:

@@ -82,10 +82,9 @@ def BatchNorm(
         wide = _wide(x)
         if train:
             axes = tuple(range(x.ndim - 1))
-            mean, square = jnp.mean(wide, axes), jnp.mean(wide**2, axes)
-            if axis_name is not None:
-                mean, square = jax.lax.pmean((mean, square), axis_name)
-            var = jnp.maximum(square - mean**2, 0)
+            everywhere = lambda v: v if axis_name is None else jax.lax.pmean(v, axis_name)
+            mean = everywhere(jnp.mean(wide, axes))
+            var = everywhere(jnp.mean((wide - mean) ** 2, axes))
             fresh = {"mean": mean, "var": var}
             state = {n: (momentum * running[n] + (1 - momentum) * fresh[n]).astype(running[n].dtype) for n in running}
         else:
