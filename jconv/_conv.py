@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -14,59 +13,21 @@ from . import _primitive
 from ._algorithms import ALGORITHMS
 from ._algorithms.base import ROLES, Algorithms, Call, Role, accumulator
 from ._algorithms.einsum import patches
+from ._dtypes import broadcast_bias, canonical_precision, check_dtype, common_dtype, result_dtype
 from ._select import Selection, canonical, resolve
 from ._spec import (
     ConvSpec,
     Padding,
+    integer,
+    layout_hint,
     nearest,
     padding_mode_per_axis,
     padding_per_axis,
     per_axis,
     resolve_padding,
+    sequence,
     span,
 )
-
-
-# Dtypes --------------------------------------------------------------------------------------------------
-def _digits(dtype) -> int:
-    """Binary digits that every integer up to that length keeps in ``dtype``."""
-    if jnp.issubdtype(dtype, jnp.integer):
-        return jnp.iinfo(dtype).bits - int(jnp.issubdtype(dtype, jnp.signedinteger))
-    return jnp.finfo(dtype).nmant + 1
-
-
-_FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
-_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-
-
-def _common_dtype(**operands: jax.Array):
-    """The dtype that both operands are computed in; TypeError where one is no number or would be rounded."""
-    for name, array in operands.items():
-        if array.dtype.name not in (*_FLOATS, *_INTEGERS):
-            raise TypeError(f"{name}: got dtype {array.dtype}, accepted are {', '.join((*_FLOATS, *_INTEGERS))}.")
-    dtype = functools.reduce(jnp.promote_types, (array.dtype for array in operands.values()))
-    for name, array in operands.items():
-        if _digits(array.dtype) > _digits(dtype):
-            raise TypeError(
-                f"{name}: got dtype {array.dtype} beside {', '.join(f'{n} {a.dtype}' for n, a in operands.items())}; "
-                f"computing in {dtype} would round {name} silently. Cast one of them yourself."
-            )
-    return dtype
-
-
-def _result_dtype(dtype, preferred_element_type):
-    """The dtype of the result: as asked, else that of the operands, and int32 for short integers."""
-    if preferred_element_type is None:
-        return accumulator(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.dtype(dtype)
-    preferred = jax.dtypes.canonicalize_dtype(preferred_element_type)
-    kinds = (jnp.integer, jnp.floating, jnp.complexfloating)
-    same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(preferred, kind) for kind in kinds)
-    if not same_kind or _digits(preferred) < _digits(dtype):
-        raise TypeError(
-            f"preferred_element_type: got {preferred} for operands of {dtype}; accepted is a dtype of the same kind "
-            "that is not narrower."
-        )
-    return preferred
 
 
 def _with_bias(y, bias):
@@ -75,17 +36,7 @@ def _with_bias(y, bias):
     bias = jnp.asarray(bias)
     if bias.shape != y.shape[-1:]:
         raise ValueError(f"bias: got shape {bias.shape}, accepted is ({y.shape[-1]},), one for each output channel.")
-    return y + _broadcast_bias(bias, y)
-
-
-def _broadcast_bias(bias, y):
-    """`bias` over the shape of y. It is broadcast in the accumulator's dtype, so that its gradient is summed there."""
-    if bias.dtype != y.dtype and _digits(jnp.promote_types(bias.dtype, y.dtype)) > _digits(y.dtype):
-        raise TypeError(
-            f"bias: got dtype {bias.dtype} for a result of {y.dtype}, which would round it silently. Cast it, or set "
-            "preferred_element_type."
-        )
-    return jnp.broadcast_to(bias.astype(accumulator(y.dtype)), y.shape).astype(y.dtype)
+    return y + broadcast_bias(bias, y)
 
 
 # One role ------------------------------------------------------------------------------------------------
@@ -93,8 +44,7 @@ def _apply(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
     """Binds one role; any number of batch axes in `spec`, one in the primitive."""
     algorithms, flat = canonical(algorithm), _primitive.flatten_batch(spec)
     operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
-    if precision is not None and not isinstance(precision, str):
-        precision = tuple(precision) if isinstance(precision, Sequence) else precision
+    precision = canonical_precision(precision)
 
     def run(a, b):
         a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
@@ -103,11 +53,12 @@ def _apply(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
         )
         return out.reshape(_primitive.shape_of(result, spec))
 
-    mesh = jax.typeof(a).sharding.mesh
-    explicit = tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
-    if explicit:
-        # Inside, the compiler shards the algorithm's own operations; outside, the batch keeps its sharding.
-        batch = jax.typeof(a).sharding.spec[: len(spec.batch_shape)] if result != "k" else ()
+    for mesh in (jax.typeof(v).sharding.mesh for v in (a, b)):
+        explicit = tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
+        if not explicit:
+            continue
+        # Inside, the compiler shards the algorithm's own operations; outside, only the batch is sharded, as it was.
+        batch = tuple(jax.typeof(a).sharding.spec[: len(spec.batch_shape)]) if result != "k" else ()
         ndim = len(_primitive.shape_of(result, spec))
         sharding = NamedSharding(mesh, PartitionSpec(*batch, *(None,) * (ndim - len(batch))))
         automatic = cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding))
@@ -117,7 +68,9 @@ def _apply(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
 
 def _pad_by_mode(x, spec: ConvSpec, modes: tuple[str, ...]):
     """`x` padded on the axes whose mode is not zeros. A negative pad crops, after the positive ones are laid."""
-    first = len(spec.batch_shape)
+    first, dtype = len(spec.batch_shape), x.dtype
+    if jnp.issubdtype(dtype, jnp.inexact):
+        x = x.astype(accumulator(dtype))  # so that its transpose, which adds up what was copied, sums there
     for i, ((low, high), mode) in enumerate(zip(spec.padding, modes, strict=True)):
         if mode == "zeros":
             continue
@@ -125,7 +78,7 @@ def _pad_by_mode(x, spec: ConvSpec, modes: tuple[str, ...]):
         config[first + i] = (max(low, 0), max(high, 0))
         x = jnp.pad(x, config, mode={"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode])
         x = jax.lax.slice_in_dim(x, max(-low, 0), x.shape[first + i] - max(-high, 0), axis=first + i)
-    return x
+    return x.astype(dtype)
 
 
 def _padded_spec(spec: ConvSpec, modes: tuple[str, ...]) -> ConvSpec:
@@ -153,7 +106,10 @@ def _padded_spec(spec: ConvSpec, modes: tuple[str, ...]) -> ConvSpec:
 
 def _matches(name: str, array, shape: tuple[int, ...], why: str) -> None:
     if tuple(array.shape) != tuple(shape):
-        raise ValueError(f"{name}: got shape {tuple(array.shape)}, accepted is {tuple(shape)}, {why}.")
+        got, hint = tuple(array.shape), ""
+        if len(got) > 2 and (got[0], *got[2:], got[1]) == tuple(shape):
+            hint = f" It looks channels-first: pass jax.numpy.moveaxis({name}, 1, -1)."
+        raise ValueError(f"{name}: got shape {got}, accepted is {tuple(shape)}, {why}.{hint}")
 
 
 # Public --------------------------------------------------------------------------------------------------
@@ -223,7 +179,7 @@ def conv(
         and layouts are those of `jax.lax.conv_general_dilated` and Flax; the padding modes those of PyTorch.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    out_dtype = _result_dtype(_common_dtype(x=x, kernel=kernel), preferred_element_type)
+    out_dtype = result_dtype(common_dtype(x=x, kernel=kernel), preferred_element_type)
     spec = ConvSpec(x.shape, kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count)
     modes = padding_mode_per_axis(padding_mode, spec.rank)
     if set(modes) - {"zeros"}:
@@ -251,11 +207,14 @@ def _transpose_size(entry, size, window, stride, output_padding, output_size, ax
     if output_size is not None:
         chosen = output_size
     if not smallest <= chosen < smallest + stride or chosen < 1:
-        name, value = ("output_shape", output_size) if output_size is not None else ("output_padding", output_padding)
+        name, value = "padding", entry
+        if output_padding is not None or output_size is not None:
+            size_given = output_size is not None
+            name, value = ("output_shape", output_size) if size_given else ("output_padding", output_padding)
         first = max(smallest, 1)
         sizes = f"{first} to {smallest + stride - 1}" if smallest + stride > 1 else "none at all"
         raise ValueError(
-            f"{name}: got {value} along spatial axis {axis}, which asks for {chosen} elements; an output of {size} "
+            f"{name}: got {value!r} along spatial axis {axis}, which asks for {chosen} elements; an output of {size} "
             f"with stride {stride}, a window that spans {window} and padding {entry!r} comes from images of "
             f"{sizes} (output_padding 0 to {stride - 1})."
         )
@@ -324,7 +283,7 @@ def conv_transpose(
         with its window flipped and its last two axes exchanged.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    out_dtype = _result_dtype(_common_dtype(x=x, kernel=kernel), preferred_element_type)
+    out_dtype = result_dtype(common_dtype(x=x, kernel=kernel), preferred_element_type)
     if kernel.ndim < 2:
         raise ValueError(
             f"kernel: got shape {kernel.shape}, accepted is [*window, out // feature_group_count, in], 2 axes or more."
@@ -334,8 +293,9 @@ def conv_transpose(
         raise ValueError(
             f"x and kernel: got x of shape {x.shape} and kernel of shape {kernel.shape}; accepted are x "
             f"[*batch, *spatial, in] with {rank} spatial axes and kernel [*window, out // feature_group_count, in]."
+            + layout_hint(x.shape, kernel.shape, kernel.shape[-1], kernel.shape[0], "IO")
         )
-    (groups,) = per_axis(feature_group_count, 1, "feature_group_count")
+    groups = integer(feature_group_count, "feature_group_count", minimum=1)
     if x.shape[-1] % groups:
         raise ValueError(
             f"feature_group_count: got {groups}, accepted is a divisor of the {x.shape[-1]} channels of x."
@@ -347,7 +307,11 @@ def conv_transpose(
     entries = padding_per_axis(padding, rank)
     steps, dilation = per_axis(strides, rank, "strides"), per_axis(kernel_dilation, rank, "kernel_dilation")
     extra = (None,) * rank if output_padding is None else per_axis(output_padding, rank, "output_padding", minimum=0)
-    sizes = (None,) * rank if output_shape is None else per_axis(tuple(output_shape), rank, "output_shape")
+    sizes = (
+        (None,) * rank
+        if output_shape is None
+        else per_axis(sequence(output_shape, "output_shape"), rank, "output_shape")
+    )
     batch = x.shape[: x.ndim - rank - 1]
     space = tuple(
         _transpose_size(entries[i], x.shape[len(batch) + i], span(kernel.shape[i], dilation[i]), steps[i],
@@ -415,34 +379,37 @@ def conv_local(
         Keras calls the layer LocallyConnected.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    dtype = _common_dtype(x=x, kernel=kernel)
-    out_dtype = _result_dtype(dtype, preferred_element_type)
+    dtype = common_dtype(x=x, kernel=kernel)
+    out_dtype = result_dtype(dtype, preferred_element_type)
     rank = (kernel.ndim - 2) // 2
     if kernel.ndim < 2 or kernel.ndim % 2:
         raise ValueError(
             f"kernel: got shape {kernel.shape}, accepted is [*output_spatial, *window, in // feature_group_count, out]."
         )
+    if rank > 8:
+        raise ValueError(f"kernel: got shape {kernel.shape} with {rank} spatial axes, accepted are at most 8.")
     shared = kernel.shape[rank:]
     spec = ConvSpec(x.shape, shared, strides, padding, input_dilation, kernel_dilation, feature_group_count)
     _matches("kernel", kernel, (*spec.output_spatial, *shared), "its first axes the output positions of x")
     flat, groups = _primitive.flatten_batch(spec), spec.feature_group_count
     space, taps = "opqrstuv"[:rank], "klmnwxyz"[:rank]
-    p = patches(x.reshape(flat.x_shape), flat).astype(dtype)
-    p = p.reshape(*p.shape[:-1], groups, -1)
-    k = kernel.astype(dtype).reshape(*kernel.shape[:-1], groups, -1)
+    wide = jnp.promote_types(accumulator(dtype), out_dtype)  # from the start, so that the gradients are summed there
+    p = patches(x.reshape(flat.x_shape).astype(wide), flat)
+    p = p.reshape(*p.shape[:-1], groups, spec.in_features // groups)
+    k = kernel.astype(wide).reshape(*kernel.shape[:-1], groups, spec.out_features // groups)
     y = jnp.einsum(
         f"b{space}{taps}gi,{space}{taps}igc->b{space}gc",
         p,
         k,
-        precision=precision,
-        preferred_element_type=jnp.promote_types(accumulator(dtype), out_dtype),
+        precision=canonical_precision(precision),
+        preferred_element_type=wide,
     )
     y = y.astype(out_dtype).reshape(spec.output_shape)
     if bias is None:
         return y
     bias = jnp.asarray(bias)
     _matches("bias", bias, spec.output_shape[len(spec.batch_shape) :], "one for each output position and channel")
-    return y + _broadcast_bias(bias, y)
+    return y + broadcast_bias(bias, y)
 
 
 def conv_input_grad(
@@ -498,17 +465,25 @@ def conv_input_grad(
         `jconv._spec` and `jconv._primitive`.
     """
     g, kernel = jnp.asarray(g), jnp.asarray(kernel)
-    out_dtype = _result_dtype(_common_dtype(g=g, kernel=kernel), preferred_element_type)
+    out_dtype = result_dtype(common_dtype(g=g, kernel=kernel), preferred_element_type)
     spec = ConvSpec(
-        tuple(input_shape), kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count
+        sequence(input_shape, "input_shape"),
+        kernel.shape,
+        strides,
+        padding,
+        input_dilation,
+        kernel_dilation,
+        feature_group_count,
     )
     _matches("g", g, spec.output_shape, f"the output of conv for input_shape {tuple(input_shape)}")
     modes = padding_mode_per_axis(padding_mode, spec.rank)
     padded = _padded_spec(spec, modes)
     x_bar = _apply("input_grad", g, kernel, padded, algorithm, precision, out_dtype)
     if set(modes) - {"zeros"}:
-        shape = jax.ShapeDtypeStruct(spec.x_shape, out_dtype)
-        (x_bar,) = jax.linear_transpose(lambda x: _pad_by_mode(x, spec, modes), shape)(x_bar)
+        # what is transposed at: of the image's shape, sharded and varying as x_bar is; its values do not matter
+        at = jnp.sum(x_bar, axis=tuple(range(len(spec.batch_shape), x_bar.ndim)), keepdims=True, dtype=out_dtype)
+        at = jnp.broadcast_to(at, spec.x_shape)
+        (x_bar,) = jax.linear_transpose(lambda x: _pad_by_mode(x, spec, modes), at)(x_bar)
     return x_bar
 
 
@@ -564,9 +539,9 @@ def conv_kernel_grad(
         `jconv._spec` and `jconv._primitive`.
     """
     x, g = jnp.asarray(x), jnp.asarray(g)
-    out_dtype = _result_dtype(_common_dtype(x=x, g=g), preferred_element_type)
-    (groups,) = per_axis(feature_group_count, 1, "feature_group_count")
-    window = tuple(window_shape)
+    out_dtype = result_dtype(common_dtype(x=x, g=g), preferred_element_type)
+    groups = integer(feature_group_count, "feature_group_count", minimum=1)
+    window = sequence(window_shape, "window_shape")
     if x.ndim < len(window) + 1 or g.ndim != x.ndim:
         raise ValueError(
             f"window_shape: got {window} for x of shape {x.shape} and g of shape {g.shape}; accepted are x "
@@ -593,10 +568,11 @@ def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:
         g: cotangent of y, ``[*batch, *output_spatial, out]``. 16-bit floats are summed in float32.
 
     Returns:
-        ``[out]``, in the dtype of g.
+        ``[out]``, in the dtype of g; int32 for integers of 8 or 16 bits.
 
     Raises:
         ValueError: for a g without axes.
+        TypeError: for a dtype that is no number.
 
     >>> import jax.numpy as jnp
     >>> conv_bias_grad(jnp.ones((8, 5, 5, 3)))
@@ -608,7 +584,8 @@ def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:
     g = jnp.asarray(g)
     if g.ndim < 1:
         raise ValueError(f"g: got shape {g.shape}, accepted is [*batch, *output_spatial, out].")
-    return jnp.sum(g, axis=tuple(range(g.ndim - 1)), dtype=accumulator(g.dtype)).astype(g.dtype)
+    out_dtype = result_dtype(common_dtype(g=g), None)
+    return jnp.sum(g, axis=tuple(range(g.ndim - 1)), dtype=accumulator(g.dtype)).astype(out_dtype)
 
 
 def select_algorithm(
@@ -649,6 +626,7 @@ def select_algorithm(
 
     Raises:
         ValueError: for an unknown role, platform or algorithm, or one that does not cover the call.
+        TypeError: for a dtype that `conv` does not take.
 
     >>> shapes = (8, 28, 28, 256), (3, 3, 8, 256)
     >>> select_algorithm(*shapes, feature_group_count=32, role="kernel_grad", platform="cpu").name
@@ -669,7 +647,10 @@ def select_algorithm(
     if platform not in platforms:
         raise ValueError(f"platform: got {platform!r}, {nearest(platform, platforms)}")
     dtype = jnp.dtype(dtype)
-    call = Call(_primitive.flatten_batch(spec), role, dtype, _result_dtype(dtype, None), precision, platform)
+    check_dtype(dtype, "dtype")
+    call = Call(
+        _primitive.flatten_batch(spec), role, dtype, result_dtype(dtype, None), canonical_precision(precision), platform
+    )
     return resolve(canonical(algorithm).role(role), call)
 
 

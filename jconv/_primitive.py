@@ -18,17 +18,19 @@ can be folded into the index that this operand shares with the result; an axis o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from typing import Any
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ._algorithms.base import Algorithms, Call, Role
-from ._select import canonical, check, lookup, resolve
+from ._select import check, lookup, resolve
 from ._spec import ConvSpec
 
 # role -> the arguments of T that are its operands, and the one that it yields
@@ -36,6 +38,8 @@ OPERANDS: dict[Role, tuple[str, str]] = {"forward": "xk", "input_grad": "yk", "k
 RESULT: dict[Role, str] = {"forward": "y", "input_grad": "x", "kernel_grad": "k"}
 ROLE_OF: dict[str, Role] = {result: role for role, result in RESULT.items()}
 SHARED = {frozenset("xy"): "b", frozenset("xk"): "i", frozenset("ky"): "c"}  # the index that two arguments share
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 conv_p = Primitive("jconv")
 
@@ -47,11 +51,12 @@ def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
 
 def bind(a, b, *, spec: ConvSpec, role: Role, algorithms: Algorithms, precision: Any, out_dtype: Any) -> jax.Array:
     """Binds the primitive: operands in one dtype, varying over the same manual axes, an algorithm that covers it."""
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    a, b = a.astype(dtype), b.astype(dtype)
+    if a.dtype != b.dtype:
+        dtype = jnp.promote_types(a.dtype, b.dtype)
+        a, b = a.astype(dtype), b.astype(dtype)
     varying = jax.typeof(a).mat.varying | jax.typeof(b).mat.varying
     a, b = (_varying(v, varying) for v in (a, b))
-    check(algorithms.role(role), Call(spec, role, dtype, jnp.dtype(out_dtype), precision))
+    check(algorithms.role(role), Call(spec, role, a.dtype, jnp.dtype(out_dtype), precision))
     return conv_p.bind(
         a, b, spec=spec, role=role, algorithms=algorithms, precision=precision, out_dtype=jnp.dtype(out_dtype)
     )
@@ -83,19 +88,24 @@ def _abstract_eval(a, b, *, spec, role, out_dtype, **_):
 @conv_p.def_impl
 @functools.partial(jax.jit, static_argnames=("spec", "role", "algorithms", "precision", "out_dtype"))
 def _impl(a, b, **params):
-    return conv_p.bind(a, b, **params)
+    # Not conv_p.bind, which would come back here under jax.disable_jit.
+    return jax.lax.platform_dependent(
+        a, b, **{platform: functools.partial(_run, platform, **params) for platform in PLATFORMS}
+    )
 
 
 def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_dtype):
     call = Call(spec, role, a.dtype, out_dtype, precision, platform)
     name = resolve(algorithms.role(role), call).name
-    with jax.named_scope(f"jconv.{role}.{name}"):
+    # 64-bit operands stay so where they leave the context that made them, as they do for lax.
+    wide = any(np.dtype(dtype).name in ("float64", "complex128", "int64", "uint64") for dtype in (a.dtype, out_dtype))
+    with jax.named_scope(f"jconv.{role}.{name}"), jax.enable_x64(True) if wide else contextlib.nullcontext():
         if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
             return jnp.zeros(shape_of(RESULT[role], spec), out_dtype)  # an empty sum
         return lookup(name).run(role)(a, b, call).astype(out_dtype)
 
 
-for _platform in ("cpu", "cuda", "rocm", "tpu"):
+for _platform in PLATFORMS:
     mlir.register_lowering(
         conv_p, mlir.lower_fun(functools.partial(_run, _platform), multiple_results=False), platform=_platform
     )
@@ -172,6 +182,11 @@ def _batch(args, dims, *, spec, role, **params):
     size = args[batched[0]].shape[dims[batched[0]]]
     if size == 0:  # a kernel axis cannot be folded to nothing, and there is nothing to compute
         return jnp.zeros((0, *shape_of(result, spec)), params["out_dtype"]), 0
+    if not isinstance(size, int) and (len(batched) == 2 or role == "kernel_grad" or operands[batched[0]] == "k"):
+        raise ValueError(
+            f"jax.vmap: got an axis of the symbolic size {size} that becomes channels of {role}; accepted is a number, "
+            "or a symbolic size of x or g alone that stays a batch."
+        )
     index = "g" if len(batched) == 2 else SHARED[frozenset((operands[batched[0]], result))]
     args = [_fold(arg, dims[i], operands[i], index, spec) if i in batched else arg for i, arg in enumerate(args)]
     out = bind(*args, spec=_folded_spec(spec, size, index), role=role, **params)
@@ -185,6 +200,3 @@ batching.primitive_batchers[conv_p] = _batch
 def flatten_batch(spec: ConvSpec) -> ConvSpec:
     """The same geometry with all batch axes in one, as the primitive takes it."""
     return spec.replace(x_shape=(math.prod(spec.batch_shape), *spec.spatial, spec.in_features))
-
-
-__all__ = ["OPERANDS", "RESULT", "bind", "canonical", "conv_p", "flatten_batch", "shape_of"]

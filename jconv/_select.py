@@ -31,7 +31,7 @@ def operand_bytes(call: Call) -> int:
 
 def lookup(name: str) -> Algorithm:
     """The algorithm of that name; ValueError, with the nearest name, where there is none."""
-    if name not in ALGORITHMS:
+    if not isinstance(name, str) or name not in ALGORITHMS:
         raise ValueError(f"algorithm: got {name!r}, {nearest(name, ('auto', *ALGORITHMS))}")
     return ALGORITHMS[name]
 
@@ -87,6 +87,8 @@ def select(call: Call) -> Selection:
         return Selection("xla", f"on cpu XLA's convolution is faster than patches for this {call.role}")
     if why := einsum.supports(call):
         return Selection("xla", why)
+    if not isinstance(spec.batch_shape[0], int):  # symbolic; the ratio is all but that of one example
+        call = call._replace(spec=spec.replace(x_shape=(1, *spec.x_shape[1:])))
     workspace = einsum.workspace(call)
     if workspace > MAX_WORKSPACE_RATIO * operand_bytes(call):
         return Selection(

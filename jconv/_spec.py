@@ -41,7 +41,20 @@ def nearest(name: object, accepted: Iterable[str]) -> str:
     return f"accepted: {', '.join(map(repr, accepted))}.{hint}"
 
 
-def _integer(value: Any, name: str, *, minimum: int | None = None) -> int:
+def is_sequence(value: Any) -> bool:
+    """Whether a value has entries: a list or an array, and no array without axes."""
+    return hasattr(value, "__len__") and getattr(value, "ndim", 1) != 0
+
+
+def sequence(value: Any, name: str, what: str = "integers, one for each spatial axis") -> tuple:
+    """``value`` as a tuple; ValueError in the name of ``name`` where it has no entries."""
+    if not is_sequence(value) or isinstance(value, str):
+        raise ValueError(f"{name}: got {value!r}, accepted is a sequence of {what}.")
+    return tuple(value)
+
+
+def integer(value: Any, name: str, *, minimum: int | None = None) -> int:
+    """``value`` as an int; ValueError in the name of ``name`` where it is none, or too small."""
     if not isinstance(value, bool):
         try:
             value = operator.index(cast(SupportsIndex, value))
@@ -55,15 +68,15 @@ def _integer(value: Any, name: str, *, minimum: int | None = None) -> int:
 
 def per_axis(value: int | Sequence[int], rank: int, name: str, *, minimum: int = 1) -> tuple[int, ...]:
     """``value`` as one integer for each of ``rank`` spatial axes; raises ValueError in the name of ``name``."""
-    if not isinstance(value, Sequence) and not hasattr(value, "__len__"):
-        return (_integer(value, name, minimum=minimum),) * rank
+    if not is_sequence(value):
+        return (integer(value, name, minimum=minimum),) * rank
     values = tuple(cast(Sequence[int], value))
     if len(values) != rank:
         raise ValueError(
             f"{name}: got {values!r} of length {len(values)}, accepted is one integer or {rank} of them, "
             f"one for each spatial axis (the kernel has {rank})."
         )
-    return tuple(_integer(v, f"{name}[{i}]", minimum=minimum) for i, v in enumerate(values))
+    return tuple(integer(v, f"{name}[{i}]", minimum=minimum) for i, v in enumerate(values))
 
 
 def padding_per_axis(padding: Padding, rank: int) -> tuple[AxisPadding, ...]:
@@ -76,9 +89,8 @@ def padding_per_axis(padding: Padding, rank: int) -> tuple[AxisPadding, ...]:
         if name == "CAUSAL" and rank > 1:
             return ("SAME",) * (rank - 1) + (name,)
         return (name,) * rank
-    if not isinstance(padding, Sequence) and not hasattr(padding, "__len__"):
-        pad = _integer(padding, "padding")
-        return (pad,) * rank
+    if not is_sequence(padding):
+        return (_axis_padding(padding, "padding"),) * rank
     entries = tuple(cast(Sequence[Any], padding))
     if len(entries) != rank:
         hint = ""
@@ -88,7 +100,7 @@ def padding_per_axis(padding: Padding, rank: int) -> tuple[AxisPadding, ...]:
             f"padding: got {entries!r} of length {len(entries)}, accepted is a name, an integer, or {rank} "
             f"entries, one for each spatial axis, each a name, an integer or a pair (low, high).{hint}"
         )
-    return tuple(_axis_padding(entry, i) for i, entry in enumerate(entries))
+    return tuple(_axis_padding(entry, f"padding[{i}]") for i, entry in enumerate(entries))
 
 
 def _padding_name(name: str) -> str:
@@ -98,15 +110,20 @@ def _padding_name(name: str) -> str:
     return upper
 
 
-def _axis_padding(entry: Any, axis: int) -> AxisPadding:
+def _axis_padding(entry: Any, name: str) -> AxisPadding:
     if isinstance(entry, str):
         return _padding_name(entry)
-    if isinstance(entry, Sequence) or hasattr(entry, "__len__"):
+    if is_sequence(entry):
         pair = tuple(entry)
         if len(pair) != 2:
-            raise ValueError(f"padding[{axis}]: got {pair!r}, accepted is a name, an integer or a pair (low, high).")
-        return (_integer(pair[0], f"padding[{axis}]"), _integer(pair[1], f"padding[{axis}]"))
-    return _integer(entry, f"padding[{axis}]")
+            raise ValueError(f"{name}: got {pair!r}, accepted is a name, an integer or a pair (low, high).")
+        return (integer(pair[0], name), integer(pair[1], name))
+    try:
+        return integer(entry, name)
+    except ValueError:
+        raise ValueError(
+            f"{name}: got {entry!r}, accepted is one of {', '.join(map(repr, PADDINGS))}, an integer or pairs."
+        ) from None
 
 
 def resolve_padding(entry: AxisPadding, size: int, window: int, stride: int) -> tuple[int, int]:
@@ -128,7 +145,8 @@ def resolve_padding(entry: AxisPadding, size: int, window: int, stride: int) -> 
 
 def padding_mode_per_axis(mode: str | Sequence[str], rank: int) -> tuple[str, ...]:
     """``padding_mode`` spelled out for each spatial axis."""
-    modes = (mode,) * rank if isinstance(mode, str) else tuple(mode)
+    what = "names, one for each spatial axis, or one name"
+    modes = (mode,) * rank if isinstance(mode, str) else sequence(mode, "padding_mode", what)
     if len(modes) != rank:
         raise ValueError(
             f"padding_mode: got {modes!r} of length {len(modes)}, accepted is one name or {rank} of them, "
@@ -140,53 +158,55 @@ def padding_mode_per_axis(mode: str | Sequence[str], rank: int) -> tuple[str, ..
     return modes
 
 
-def _layout_hint(x_shape: tuple, kernel_shape: tuple, groups: int) -> str:
-    """Which transpose would make the channels agree, where one would."""
+def layout_hint(x_shape: tuple, kernel_shape: tuple, takes: int, moved_takes: int, letters: str) -> str:
+    """Which transpose would make the channels agree, where one would.
+
+    `takes` is the number of channels that the kernel takes as it is, `moved_takes` that which it would take were its
+    channels in front, in the order of `letters`.
+    """
     rank = len(kernel_shape) - 2
-    if rank < 1:
+    if rank < 1 or len(x_shape) < rank + 1:
         return ""
     spatial = "DHW"[-rank:] if rank <= 3 else "..."
-    moved_x = x_shape[-rank - 1]  # the channels, were x channels-first
-    moved_in = kernel_shape[1]  # the input channels, were the kernel out-in-window
-    to_hwio = f"kernel.transpose({', '.join(map(str, (*range(2, rank + 2), 1, 0)))})"
     to_last = f"jax.numpy.moveaxis(x, {-rank - 1}, -1)"
-    if moved_in * groups == x_shape[-1]:
-        return f" The kernel looks like OI{spatial}: pass {to_hwio}."
-    if moved_x == kernel_shape[-2] * groups:
+    to_hwio = f"kernel.transpose({', '.join(map(str, (*range(2, rank + 2), 1, 0)))})"
+    if moved_takes == x_shape[-1]:
+        return f" The kernel looks like {letters}{spatial}: pass {to_hwio}."
+    if x_shape[-rank - 1] == takes:
         return f" x looks like NC{spatial}: pass {to_last}."
-    if moved_x == moved_in * groups:
-        return f" x looks like NC{spatial} and the kernel like OI{spatial}: pass {to_last} and {to_hwio}."
+    if x_shape[-rank - 1] == moved_takes:
+        return f" x looks like NC{spatial} and the kernel like {letters}{spatial}: pass {to_last} and {to_hwio}."
     return ""
 
 
 def _kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(shape)
+    shape = sequence(shape, "kernel", "integers, its shape")
     if len(shape) < 2:
         raise ValueError(
             f"kernel: got shape {shape}, accepted is [*window, in // feature_group_count, out], at least two axes."
         )
-    return tuple(_integer(k, f"kernel.shape[{i}]", minimum=1) for i, k in enumerate(shape))
+    return tuple(integer(k, f"kernel.shape[{i}]", minimum=1) for i, k in enumerate(shape))
 
 
 def _x_shape(shape: Sequence[int], kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-    shape, rank = tuple(shape), len(kernel_shape) - 2
+    shape, rank = sequence(shape, "x", "integers, its shape"), len(kernel_shape) - 2
     if len(shape) < rank + 1:
         raise ValueError(
             f"x: got shape {shape}, accepted is [*batch, *spatial, in] with {rank} spatial axes, because the "
             f"kernel of shape {kernel_shape} has a window of {rank} axes."
         )
     batch = len(shape) - rank - 1  # a batch size may be symbolic (jax.export), so it is kept as it is
-    return shape[:batch] + tuple(_integer(n, f"x.shape[{batch + i}]", minimum=0) for i, n in enumerate(shape[batch:]))
+    return shape[:batch] + tuple(integer(n, f"x.shape[{batch + i}]", minimum=0) for i, n in enumerate(shape[batch:]))
 
 
 def _groups(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], feature_group_count: int) -> int:
-    groups = _integer(feature_group_count, "feature_group_count", minimum=1)
+    groups = integer(feature_group_count, "feature_group_count", minimum=1)
     if x_shape[-1] != kernel_shape[-2] * groups:
         raise ValueError(
             f"x and kernel: x of shape {x_shape} has {x_shape[-1]} channels and a kernel of shape {kernel_shape} "
             f"with feature_group_count={groups} takes {kernel_shape[-2] * groups}. Accepted are x "
             "[*batch, *spatial, in] and kernel [*window, in // feature_group_count, out]."
-            + _layout_hint(x_shape, kernel_shape, groups)
+            + layout_hint(x_shape, kernel_shape, kernel_shape[-2] * groups, kernel_shape[1] * groups, "OI")
         )
     if kernel_shape[-1] % groups:
         raise ValueError(

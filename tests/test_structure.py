@@ -7,7 +7,18 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "jconv"
-ORDER = ["_version", "_spec", "_algorithms", "_select", "_primitive", "_conv", "_pool", "initializers", "layers"]
+ORDER = [
+    "_version",
+    "_spec",
+    "_algorithms",
+    "_dtypes",
+    "_select",
+    "_primitive",
+    "_conv",
+    "_pool",
+    "initializers",
+    "layers",
+]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
@@ -41,7 +52,18 @@ def test_direction(path):
             assert root in ("jax", "numpy", "__future__") or root in STANDARD, f"{root} is no runtime dependency"
 
 
-STANDARD = {"ast", "collections", "dataclasses", "difflib", "fractions", "functools", "math", "operator", "typing"}
+STANDARD = {
+    "ast",
+    "contextlib",
+    "collections",
+    "dataclasses",
+    "difflib",
+    "fractions",
+    "functools",
+    "math",
+    "operator",
+    "typing",
+}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "_algorithms").glob("*.py")), ids=lambda path: path.stem)

@@ -1,0 +1,95 @@
+"""What is computed in which dtype, and with which precision."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+
+from ._algorithms.base import accumulator
+
+FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+KINDS = (jnp.integer, jnp.floating, jnp.complexfloating)
+
+
+def digits(dtype: Any) -> int:
+    """Binary digits that every integer up to that length keeps in ``dtype``."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).bits - int(jnp.issubdtype(dtype, jnp.signedinteger))
+    return jnp.finfo(dtype).nmant + 1
+
+
+def check_dtype(dtype: Any, name: str, accepted: Sequence[str] = (*FLOATS, *INTEGERS)) -> None:
+    """TypeError in the name of an argument, for a dtype that is not accepted."""
+    if np.dtype(dtype).name not in accepted:
+        raise TypeError(f"{name}: got dtype {np.dtype(dtype)}, accepted are {', '.join(accepted)}.")
+
+
+def common_dtype(**operands: jax.Array) -> np.dtype:
+    """The dtype that the operands are computed in; TypeError where one is no number or would be rounded."""
+    for name, array in operands.items():
+        check_dtype(array.dtype, name)
+    dtypes = {array.dtype for array in operands.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(jnp.promote_types, dtypes)
+    for name, array in operands.items():
+        if digits(array.dtype) > digits(dtype):
+            raise TypeError(
+                f"{name}: got dtype {array.dtype} beside {', '.join(f'{n} {a.dtype}' for n, a in operands.items())}; "
+                f"computing in {dtype} would round {name} silently. Cast one of them yourself."
+            )
+    return np.dtype(dtype)
+
+
+def result_dtype(dtype: np.dtype, preferred_element_type: Any) -> np.dtype:
+    """The dtype of the result: as asked, else that of the operands, and int32 for short integers."""
+    if preferred_element_type is None:
+        return accumulator(dtype) if jnp.issubdtype(dtype, jnp.integer) else dtype
+    preferred = jax.dtypes.canonicalize_dtype(preferred_element_type)
+    same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(preferred, kind) for kind in KINDS)
+    if not same_kind or (preferred != dtype and jnp.promote_types(dtype, preferred) != preferred):
+        raise TypeError(
+            f"preferred_element_type: got {preferred} for operands of {dtype}; accepted is a dtype of the same kind "
+            "that holds all of its values."
+        )
+    return np.dtype(preferred)
+
+
+def broadcast_bias(bias: jax.Array, y: jax.Array) -> jax.Array:
+    """`bias` over the shape of y. It is broadcast in the accumulator's dtype, so that its gradient is summed there."""
+    check_dtype(bias.dtype, "bias")
+    holds = bias.dtype == y.dtype or jnp.promote_types(bias.dtype, y.dtype) == y.dtype
+    if not holds or digits(bias.dtype) > digits(y.dtype):
+        raise TypeError(
+            f"bias: got dtype {bias.dtype} for a result of {y.dtype}, which would round it silently. Cast it, or set "
+            "preferred_element_type."
+        )
+    return jnp.broadcast_to(bias.astype(accumulator(y.dtype)), y.shape).astype(y.dtype)
+
+
+def canonical_precision(precision: Any) -> Any:
+    """`precision` as `jax.lax.Precision`, a pair of them, or None; by default what `default_matmul_precision` says.
+
+    It is settled when the call is traced. The algorithms are traced later, when that context may be over.
+    """
+    if precision is None:
+        default = jax.config.jax_default_matmul_precision  # type: ignore
+        try:
+            return None if default is None else lax.Precision(default)
+        except ValueError:  # a preset for matrix products alone
+            return None
+    if isinstance(precision, Sequence) and not isinstance(precision, str) and len(precision) == 2:
+        pair = tuple(lax.Precision.DEFAULT if p is None else canonical_precision(p) for p in precision)
+        return pair
+    try:
+        return lax.Precision(precision)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"precision: got {precision!r}, accepted are None, 'default', 'high', 'highest', a jax.lax.Precision, or a "
+            "pair of these for the two operands."
+        ) from None
