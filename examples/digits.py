@@ -114,12 +114,16 @@ def idx_dataset(folder: Path) -> Dataset:
 
 def _grey(path: Path) -> np.ndarray:
     """The picture as floats from 0 to 1, [height, width]; transparent parts count as white paper."""
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; accepted is an image, such as a PNG.")
     if not path.is_file():
         raise InputError(f"{path}: there is no such file; accepted is an image, such as a PNG.")
     try:
         with Image.open(path) as image:
-            if image.mode.startswith("I"):  # 16 bits, which Pillow would clip to 255
-                return np.clip(np.asarray(image, np.float64) / 65535, 0, 1)
+            if image.mode[0] in "IF":  # 16 bits and more, or floats, which Pillow would clip to 255
+                values = np.nan_to_num(np.asarray(image, np.float64))
+                top = next((top for top in (1.0, 255.0, 65535.0) if values.max() <= top), values.max())
+                return np.clip(values / top, 0, 1)
             paper = Image.new("RGBA", image.size, "white")
             paper.alpha_composite(image.convert("RGBA"))
             return np.asarray(paper.convert("L"), np.float64) / 255
@@ -135,11 +139,14 @@ def load_image(path: Path) -> np.ndarray:
     that form; one of 28x28 is taken to be so already. Paper and ink are told apart by the picture's edge.
     """
     ink = _grey(path)
-    edge = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
-    ink = 1 - ink if np.median(edge) > 0.5 else ink
-    paper = min(float(np.median(edge)), 1 - float(np.median(edge)))
+    paper = float(np.median(np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])))
+    if paper - ink.min() > ink.max() - paper:  # the ink is darker than the paper
+        ink, paper = 1 - ink, 1 - paper
     if ink.max() - paper < 0.1:
-        raise InputError(f"{path}: the image is blank, or its ink is too faint; accepted is a digit on plain paper.")
+        raise InputError(
+            f"{path}: the image is blank, or its ink is too faint; accepted is a digit on "
+            "plain paper (transparent parts count as white)."
+        )
     if ink.shape == (28, 28):
         return np.round(255 * ink).astype(np.uint8)
 

@@ -10,12 +10,16 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._algorithms.base import accumulator
-from ._spec import Padding, padding_per_axis, per_axis, resolve_padding
+from ._dtypes import FLOATS, INTEGERS, check_dtype
+from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
+
+REALS = tuple(name for name in (*FLOATS, *INTEGERS) if not name.startswith("complex"))
 
 
 def _windows(x, window_shape, strides, padding):
     """Window, strides and pads for all axes of x, and checks that every window meets the image."""
-    window = per_axis(tuple(window_shape), len(window_shape), "window_shape")
+    entries = sequence(window_shape, "window_shape")
+    window = per_axis(entries, len(entries), "window_shape")
     rank = len(window)
     if x.ndim < rank + 1:
         raise ValueError(
@@ -63,6 +67,7 @@ def max_pool(
 
     Raises:
         ValueError: for sizes that do not fit; the message names the argument.
+        TypeError: for complex numbers, which have no order.
 
     >>> import jax.numpy as jnp
     >>> max_pool(jnp.array([1.0, 3.0, 2.0, 5.0]).reshape(4, 1), (2,))[:, 0]
@@ -73,6 +78,7 @@ def max_pool(
         ``flax.linen.max_pool``, but for the default of `strides`, which is that of Keras and PyTorch.
     """
     x = jnp.asarray(x)
+    check_dtype(x.dtype, "x", REALS)
     dims, steps, pads = _windows(x, window_shape, strides, padding)
     lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     return lax.reduce_window(x, np.asarray(lowest, x.dtype), lax.max, dims, steps, pads)
@@ -111,8 +117,7 @@ def avg_pool(
         a bias). Arguments as in ``flax.linen.avg_pool``, but for the default of `strides`.
     """
     x = jnp.asarray(x)
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise TypeError(f"x: got dtype {x.dtype}, accepted is a floating or complex dtype.")
+    check_dtype(x.dtype, "x", FLOATS)
     dims, steps, pads = _windows(x, window_shape, strides, padding)
     wide = x.astype(accumulator(x.dtype))
     total = lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, dims, steps, pads)
@@ -135,6 +140,7 @@ def global_avg_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
 
     Raises:
         ValueError: for a rank that x does not have.
+        TypeError: for integers, whose mean is none.
 
     >>> import jax.numpy as jnp
     >>> global_avg_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
@@ -144,6 +150,7 @@ def global_avg_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
         Lin, Chen and Yan, "Network in network", 2014, arXiv:1312.4400.
     """
     x = jnp.asarray(x)
+    check_dtype(x.dtype, "x", FLOATS)
     return jnp.mean(x, axis=_all_positions(x, rank), dtype=accumulator(x.dtype)).astype(x.dtype)
 
 
@@ -158,7 +165,8 @@ def global_max_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
         ``[*batch, channels]``. The gradient is shared equally between equal largest elements.
 
     Raises:
-        ValueError: for a rank that x does not have.
+        ValueError: for a rank that x does not have, or an x without positions.
+        TypeError: for complex numbers, which have no order.
 
     >>> import jax.numpy as jnp
     >>> global_max_pool(jnp.arange(8.0).reshape(1, 2, 2, 2))
@@ -169,7 +177,11 @@ def global_max_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
         sentence classification", 2014, arXiv:1408.5882 (max over time).
     """
     x = jnp.asarray(x)
-    return jnp.max(x, axis=_all_positions(x, rank))
+    check_dtype(x.dtype, "x", REALS)
+    axes = _all_positions(x, rank)
+    if not all(x.shape[axis] for axis in axes):
+        raise ValueError(f"x: got shape {x.shape}, accepted is at least one position, since none has no maximum.")
+    return jnp.max(x, axis=axes)
 
 
 def _all_positions(x, rank: int | None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ A kernel ``[*window, in // groups, out]`` gives each output ``window * in / grou
 | `glorot_uniform`, `glorot_normal` | the same, normal truncated | `xavier_uniform_`; normal not truncated | the same |
 | `he_uniform`, `he_normal` | the same, normal truncated | `kaiming_*_(nonlinearity="relu")`; not truncated | the same |
 | `lecun_uniform`, `lecun_normal` | the same, normal truncated | | the same |
-| `torch_default` | | default of `nn.Conv*`, `nn.Linear` | |
+| `torch_default` | | default of `nn.Conv*`, `nn.Linear`; for `nn.ConvTranspose*` it takes the true fan-in | |
 | `xavier_normal`, `kaiming_normal` | | those, not truncated | |
 """
 
@@ -117,6 +117,11 @@ class VarianceScaling:
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
         std = math.sqrt(self.scale / fan)
         shape = tuple(shape)
+        if jnp.issubdtype(dtype, jnp.complexfloating):  # half of the variance in each part
+            part, real = dataclasses.replace(self, scale=self.scale / 2), jnp.finfo(dtype).dtype
+            options: dict[str, Any] = {"feature_group_count": feature_group_count, "transposed": transposed}
+            parts = (part(k, shape, real, **options, fan_shape=fan_shape) for k in jax.random.split(key))
+            return jax.lax.complex(*parts)
         if self.distribution == "uniform":
             limit = math.sqrt(3) * std
             return jax.random.uniform(key, shape, dtype, -limit, limit)

@@ -117,6 +117,24 @@ def test_batch_norm_of_a_large_mean():
     np.testing.assert_allclose(np.std(y, 0), 1, rtol=1e-3)  # E[x^2] - E[x]^2 in float32 would be off by half
 
 
+def test_complex_parameters_have_the_same_variance():
+    for name in ("glorot_uniform", "he_normal"):
+        draws = [getattr(initializers, name)()(key, (64, 64, 8), dtype) for dtype in (jnp.float32, jnp.complex64)]
+        np.testing.assert_allclose(np.std(draws[1]), np.std(draws[0]), rtol=0.02)
+
+
+def test_a_layer_under_vmap_sees_no_batch_axis():
+    layer, x = layers.Conv(3, 3), jnp.asarray(draw(IMAGE))
+    params, _ = layer.init(key, IMAGE)
+    got = jax.vmap(lambda x: layer.apply(params, {}, x)[0])(x)
+    np.testing.assert_allclose(got, layer.apply(params, {}, x)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_branches_that_differ_in_spatial_axes_are_summed_up_too():
+    net = layers.Parallel(layers.Flatten(), layers.Sequential(layers.Conv(3, 3), layers.Flatten()))
+    assert jconv.summary(net, IMAGE).parameters == 9 * 4 * 3 + 3
+
+
 def test_deep_nesting_is_traced_in_linear_time():
     inits = 0
 

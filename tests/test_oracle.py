@@ -243,3 +243,34 @@ def test_mixed_dtypes_promote_where_nothing_is_lost():
     z, vjp = jax.vjp(lambda x, k: jconv.conv(x, k), jnp.ones((5, 1)), jnp.ones((3, 1, 1), jnp.complex64))
     x_bar, k_bar = vjp(jnp.ones_like(z))
     assert (x_bar.dtype, k_bar.dtype) == (jnp.float32, jnp.complex64)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_gradients_of_copied_padding_are_summed_in_float32(dtype):
+    k, g = jnp.ones((1, 1, 1), dtype), jnp.ones((1, 605, 1), dtype) * (1 + 2.0**-7)
+    x_bar = jconv.conv_input_grad(g, k, (1, 5, 1), padding=300, padding_mode="replicate")
+    want = 301 * (1 + 2.0**-7)  # the edge stands for itself and 300 copies
+    assert abs(float(x_bar[0, 0, 0]) - want) <= want * 2.0**-8
+    x, local = jnp.ones((1, 512, 1), dtype), jnp.ones((2, 511, 1, 1), dtype)
+    y, vjp = jax.vjp(lambda x: jconv.conv_local(x, local, padding="VALID"), x)
+    assert float(y[0, 0, 0]) == 511 if dtype == "float16" else abs(float(y[0, 0, 0]) - 511) <= 1
+    assert float(vjp(jnp.ones_like(y))[0][0, 1, 0]) == 2
+
+
+def test_integers_do_not_wrap_around_in_sums():
+    g = np.full((100, 1), 100, np.int8)
+    assert jconv.conv_bias_grad(g) == 10_000
+    assert jconv.conv_bias_grad(g).dtype == np.int32
+
+
+def test_empty_batches_everywhere():
+    assert jconv.conv_local(jnp.ones((0, 5, 1)), jnp.ones((3, 3, 1, 2)), padding="VALID").shape == (0, 3, 2)
+    assert jconv.conv_transpose(jnp.ones((0, 5, 1)), jnp.ones((3, 2, 1)), strides=2).shape == (0, 10, 2)
+    layer = jconv.layers.GroupNorm(2)
+    assert layer.apply(*layer.init(jax.random.key(0), (1, 5, 4)), jnp.ones((0, 5, 4)))[0].shape == (0, 5, 4)
+
+
+def test_window_arguments_may_be_arrays():
+    x, k = jnp.ones((1, 8, 8, 2)), jnp.ones((3, 3, 2, 2))
+    assert jconv.conv(x, k, strides=np.array(2), padding=np.array(1)).shape == (1, 4, 4, 2)
+    assert jconv.conv(x, k, strides=np.array([2, 1])).shape == (1, 4, 8, 2)

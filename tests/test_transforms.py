@@ -310,3 +310,73 @@ def test_two_ways_of_writing_one_convolution_are_one_specification():
     b = jconv.ConvSpec([1, 8, 8, 2], [3, 3, 2, 4], strides=np.int64(2), padding=((0, 1), (0, 1)))
     assert a == b
     assert hash(a) == hash(b)
+
+
+def test_without_jit():
+    """Eager evaluation of every primitive, and its search for the operation that made a NaN."""
+    x, k = jnp.asarray(draw((2, 6, 2))), jnp.asarray(draw((3, 2, 3), seed=1))
+    loss = lambda x, k: jnp.sum(jconv.conv(x, k) ** 2)
+    want = jax.grad(loss, (0, 1))(x, k)
+    with jax.disable_jit():
+        assert_trees_close(jax.grad(loss, (0, 1))(x, k), want)
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        jconv.conv(jnp.full((5, 1), jnp.inf), jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_precision_of_a_context_around_a_traced_call_holds(algorithm):
+    x, k = jnp.ones((2, 6, 2)), jnp.ones((3, 2, 3))
+
+    def body(x, k):
+        with jax.default_matmul_precision("highest"):
+            y, vjp = jax.vjp(functools.partial(jconv.conv, algorithm=algorithm), x, k)
+        return y, vjp(y)
+
+    text = jax.jit(body).lower(x, k).as_text()
+    operations = [line for line in text.splitlines() if "stablehlo.convolution" in line or "dot_general" in line]
+    assert len(operations) == 3
+    assert all("HIGHEST" in line and "DEFAULT" not in line for line in operations)
+
+
+def test_64_bit_values_outside_the_context_that_made_them():
+    with jax.enable_x64(True):
+        x, k = jnp.asarray(draw((2, 6, 2), "float64")), jnp.asarray(draw((3, 2, 3), "float64", 1))
+        y, vjp = jax.vjp(jax.jit(jconv.conv), x, k)
+        traced = jax.jit(jconv.conv).trace(x, k)
+    assert jconv.conv(x, k).dtype == jnp.float64
+    assert [bar.dtype for bar in vjp(y)] == [jnp.float64] * 2
+    np.testing.assert_array_equal(traced.lower().compile()(x, k), y)
+
+
+def test_export_of_gradients_with_a_symbolic_batch():
+    (batch,) = jax.export.symbolic_shape("b")
+    k = jnp.asarray(draw((31, 2, 4)))
+    grad = jax.jit(jax.grad(lambda k, x: jnp.sum(jconv.conv(x, k, feature_group_count=2) ** 2)))
+    exported = jax.export.export(grad)(k, jax.ShapeDtypeStruct((batch, 40, 4), jnp.float32))
+    x = draw((3, 40, 4), seed=1)
+    assert_trees_close(exported.call(k, x), grad(k, x), 1e-4)
+    per_example = jax.jit(jax.vmap(jax.grad(lambda k, x: jnp.sum(jconv.conv(x, k) ** 2)), (None, 0)))
+    with pytest.raises(ValueError, match="jax.vmap: got an axis of the symbolic size b that becomes channels"):
+        jax.export.export(per_example)(jnp.ones((3, 2, 3)), jax.ShapeDtypeStruct((batch, 6, 2), jnp.float32))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_gradient_of_padding_modes_on_two_devices(kind):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
+    g, k = jnp.asarray(draw((2, 6, 3))), jnp.asarray(draw((3, 2, 3), seed=1))
+    fn = lambda g, k: jconv.conv_input_grad(g, k, (g.shape[0], 6, 2), padding_mode="circular")
+    want = fn(g, k)
+    if kind == AxisType.Auto:
+        got = jax.jit(jax.shard_map(fn, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"), check_vma=True))(g, k)
+    else:
+        with jax.set_mesh(mesh):
+            got = jax.jit(fn)(jax.device_put(g, P("d")), jax.device_put(k, P()))
+    assert_trees_close(jax.device_get(got), jax.device_get(want))
+
+
+def test_an_explicit_mesh_that_only_the_kernel_lies_on():
+    x, k = jnp.asarray(draw((2, 6, 2))), jnp.asarray(draw((3, 2, 4), seed=1))
+    want = jconv.conv(x, k)
+    with jax.set_mesh(jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))):
+        got = jax.jit(jconv.conv)(jax.device_put(x, P()), jax.device_put(k, P(None, None, "d")))
+    assert_trees_close(jax.device_get(got), jax.device_get(want))

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from jax import numpy as jnp
 
-from .. import initializers
-from .._spec import per_axis
+from .. import _spec, initializers
 
 Shape = tuple[int, ...]
 Tree = dict[str, Any]
@@ -68,14 +67,14 @@ class Layer:
 
     def output_shape(self, input_shape: Sequence[int]) -> Shape:
         """The shape that `apply` gives for an input of that shape; a batch axis of -1 stays -1."""
-        shape = tuple(input_shape)
+        shape = _spec.sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")
         if not shape:
-            raise ValueError("input_shape: got (), accepted is [*batch, *spatial, channels].")
+            raise ValueError("input_shape: got (), accepted is [batch, *spatial, channels].")
         out = _trace_shape(self, (1, *shape[1:]) if shape[0] == -1 else shape)
         return (-1, *out[1:]) if shape[0] == -1 else out
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _trace_shape(layer: Layer, input_shape: Shape) -> Shape:
     """The shape that a layer gives, by tracing it; kept, since nested layers ask for those in them again and again."""
 
@@ -86,11 +85,33 @@ def _trace_shape(layer: Layer, input_shape: Shape) -> Shape:
     return tuple(jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, jnp.float32)).shape)
 
 
-def take(params: Tree, name: str, kind: str) -> jax.Array:
-    if not hasattr(params, "keys") or name not in params:
-        got = sorted(params.keys()) if hasattr(params, "keys") else type(params).__name__
-        raise ValueError(f"params: got {got}, accepted by {kind} is a dict with {name!r}.")
-    return params[name]
+def check_tree(tree: Any, argument: str, kind: str) -> None:
+    """ValueError for params or state that are no dict."""
+    if not hasattr(tree, "keys"):
+        raise ValueError(f"{argument}: got {type(tree).__name__}, accepted by {kind} is a dict.")
+
+
+def take(tree: Tree, name: str, kind: str, shape: Shape | None = None, argument: str = "params") -> jax.Array:
+    """One array of a layer's params or state; ValueError where it is missing or has another shape."""
+    check_tree(tree, argument, kind)
+    if name not in tree:
+        raise ValueError(f"{argument}: got {sorted(tree)}, accepted by {kind} is a dict with {name!r}.")
+    if shape is not None and tuple(tree[name].shape) != tuple(shape):
+        raise ValueError(
+            f"{argument}: got {name!r} of shape {tuple(tree[name].shape)}, accepted by {kind} for this input is "
+            f"{tuple(shape)}."
+        )
+    return tree[name]
+
+
+def children_of(tree: Any, argument: str, kind: str, named: Sequence[tuple[str, Layer]]) -> Tree:
+    """The params or state of the layers in a layer; ValueError for names that none of them has."""
+    check_tree(tree, argument, kind)
+    names = [name for name, _ in named]
+    unexpected = sorted(set(tree) - set(names))
+    if unexpected:
+        raise ValueError(f"{argument}: got unexpected {unexpected}, accepted by this {kind} are {names}.")
+    return tree
 
 
 def draw(init: Initializer, key, shape, dtype, *, fan_shape=None, groups=1, transposed=False) -> jax.Array:
@@ -101,7 +122,9 @@ def draw(init: Initializer, key, shape, dtype, *, fan_shape=None, groups=1, tran
 
 
 def cast(dtype: Any, *arrays: Any) -> tuple[Any, ...]:
-    return arrays if dtype is None else tuple(a if a is None else jnp.asarray(a).astype(dtype) for a in arrays)
+    """The arrays that are given, in a dtype if one is."""
+    arrays = tuple(a if a is None else jnp.asarray(a) for a in arrays)
+    return arrays if dtype is None else tuple(a if a is None else a.astype(dtype) for a in arrays)
 
 
 def stateless(fn: Callable[..., jax.Array], kind: str, name: str | None, geometry=None) -> Layer:
@@ -135,9 +158,9 @@ def split(key, count: int):
 
 
 def window_of(size: int | Sequence[int], input_shape: Shape, name: str) -> tuple[int, ...]:
-    if len(input_shape) < 2:
+    if len(_spec.sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")) < 2:
         raise ValueError(f"input_shape: got {tuple(input_shape)}, accepted is [batch, *spatial, channels].")
-    return per_axis(size, len(input_shape) - 2, name)
+    return _spec.per_axis(size, len(input_shape) - 2, name)
 
 
 def positions(shape: Shape) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from jax import numpy as jnp
 
-from .._spec import nearest
-from .base import Layer, named_layers, split, stateless
+from .._spec import nearest, sequence
+from .base import Layer, children_of, named_layers, split, stateless
 
 
 def Sequential(*layers: Layer, name: str | None = None) -> Layer:
@@ -40,7 +41,8 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
     named = named_layers(layers, "Sequential")
 
     def init(key, input_shape):
-        shape, params, states = tuple(input_shape), {}, {}
+        shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")
+        params, states = {}, {}
         for (child, layer), k in zip(named, split(key, len(named)), strict=True):
             p, s = layer.init(k, shape)
             params |= {child: p} if p else {}
@@ -50,6 +52,7 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
 
     def apply(params, state, x, *, train=False, key=None):
         fresh = {}
+        params, state = (children_of(t, n, "Sequential", named) for t, n in ((params, "params"), (state, "state")))
         for (child, layer), k in zip(named, split(key, len(named)), strict=True):
             x, s = layer.apply(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
             fresh |= {child: s} if s else {}
@@ -74,7 +77,7 @@ def Parallel(
         A `Layer`.
 
     Raises:
-        TypeError: for something that is no `Layer`.
+        TypeError: for something that is no `Layer`, or no way to combine.
         ValueError: for an unknown `combine`, no branches, two of the same name, or, in apply, outputs that do
             not fit each other.
 
@@ -85,6 +88,10 @@ def Parallel(
     References:
         Szegedy et al., "Going deeper with convolutions", CVPR 2015 (Inception).
     """
+    return _parallel("Parallel", branches, combine, name)
+
+
+def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | None) -> Layer:
     combines: dict[str, Callable] = {
         "concatenate": lambda ys: jnp.concatenate(ys, axis=-1),
         "sum": lambda ys: sum(ys[1:], ys[0]),
@@ -92,10 +99,12 @@ def Parallel(
     }
     if isinstance(combine, str) and combine not in combines:
         raise ValueError(f"combine: got {combine!r}, {nearest(combine, combines)}")
+    if not isinstance(combine, str) and not callable(combine):
+        raise TypeError(f"combine: got {combine!r}, accepted is a function, {nearest(combine, combines)}")
     if not branches:
         raise ValueError("branches: got none, accepted is at least one Layer.")
-    join = combines[combine] if isinstance(combine, str) else combine
-    named = named_layers(branches, "Parallel")
+    join: Callable = combines[combine] if isinstance(combine, str) else combine
+    named = named_layers(branches, kind)
 
     def init(key, input_shape):
         params, states = {}, {}
@@ -107,6 +116,7 @@ def Parallel(
 
     def apply(params, state, x, *, train=False, key=None):
         outputs, fresh = [], {}
+        params, state = (children_of(t, n, kind, named) for t, n in ((params, "params"), (state, "state")))
         for (child, layer), k in zip(named, split(key, len(named)), strict=True):
             y, s = layer.apply(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
             outputs.append(y)
@@ -114,12 +124,11 @@ def Parallel(
         same = 1 if combine == "concatenate" else 0
         if isinstance(combine, str) and len({y.shape[: y.ndim - same] for y in outputs}) > 1:
             raise ValueError(
-                f"{kind}: got branches of shapes {[y.shape for y in outputs]}, accepted by {combine!r} are shapes that "
+                f"{kind}: got outputs of shapes {[y.shape for y in outputs]}, accepted by {combine!r} are shapes that "
                 f"agree{' but for the channels' if same else ''}."
             )
         return join(outputs), fresh
 
-    kind = "Parallel"
     return Layer(init, apply, name, kind, children=named, chained=False)
 
 
@@ -147,7 +156,8 @@ def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = N
     """
     body = dataclasses.replace(Sequential(*layers), name="body")
     around = stateless(lambda x: x, "identity", None) if shortcut is None else shortcut
-    pair = Parallel(body, dataclasses.replace(around, name="shortcut"), combine="sum")
+    named_layers((around,), "Residual")
+    pair = _parallel("Residual", (body, dataclasses.replace(around, name="shortcut")), "sum", name)
 
     def init(key, input_shape):
         shapes = [layer.output_shape(input_shape) for layer in (body, around)]
@@ -158,4 +168,4 @@ def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = N
             )
         return pair.init(key, input_shape)
 
-    return dataclasses.replace(pair, init=init, name=name, kind="Residual")
+    return dataclasses.replace(pair, init=init)

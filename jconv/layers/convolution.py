@@ -12,9 +12,29 @@ import jax
 from jax import numpy as jnp
 
 from .. import _conv, initializers
-from .._spec import ConvSpec, Padding, per_axis
+from .._select import canonical
+from .._spec import ConvSpec, Padding, integer, padding_mode_per_axis, per_axis
 from .base import Geometry, Initializer, Layer, Shape, cast, draw, positions, take, window_of
 from .composition import Sequential
+
+
+def _check_kernel(kind: str, shape: Shape, channels: Shape, kernel_size: int | Sequence[int], x: jax.Array) -> None:
+    """ValueError for a kernel that is another layer's. The batch axis may be missing, under `jax.vmap`."""
+    rank = len(shape) - 2
+    known = rank == len(kernel_size) if isinstance(kernel_size, Sequence) else rank in (x.ndim - 2, x.ndim - 1)
+    if not known or shape != (*per_axis(kernel_size, rank, "kernel_size"), *channels):
+        raise ValueError(
+            f"params: got 'kernel' with window and channels {shape} for an input of shape {x.shape}, accepted by this "
+            f"{kind} of kernel_size {kernel_size} are channels {channels}."
+        )
+
+
+def _check_options(dtype: Any, padding_mode: str | Sequence[str], algorithm: Any) -> None:
+    """What can be checked before there is an input."""
+    padding_mode_per_axis(padding_mode, 1 if isinstance(padding_mode, str) else len(padding_mode))
+    canonical(algorithm)
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"dtype: got {dtype}, accepted is a floating or complex dtype, or None.")
 
 
 def _make_conv(
@@ -34,6 +54,7 @@ def _make_conv(
     local: bool = False,
 ) -> Layer:
     """`Conv`, `DepthwiseConv` and `ConvLocal`: they differ in features and groups, known from the channels, alone."""
+    _check_options(dtype, options.get("padding_mode", "zeros"), options.get("algorithm", "auto"))
 
     def spec_of(input_shape: Shape) -> ConvSpec:
         channels = input_shape[-1] if input_shape else 0
@@ -61,8 +82,10 @@ def _make_conv(
         kernel = take(params, "kernel", kind)
         bias = take(params, "bias", kind) if use_bias else None
         x, kernel, bias = cast(dtype, x, kernel, bias)
+        groups, rank = groups_of(x.shape[-1]), (kernel.ndim - 2) // 2 if local else kernel.ndim - 2
+        own = kernel.shape[rank:] if local else kernel.shape
+        _check_kernel(kind, own, (x.shape[-1] // groups, features(x.shape[-1])), kernel_size, x)
         function = _conv.conv_local if local else _conv.conv
-        groups = groups_of(x.shape[-1])
         return function(x, kernel, bias, feature_group_count=groups, **geometry_options, **options), state
 
     def geometry(input_shape):
@@ -126,6 +149,7 @@ def Conv(
     References:
         Arguments as in ``flax.linen.Conv``; LeCun et al., 1989, for the layer.
     """
+    feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     return _make_conv(
         "Conv",
         lambda channels: features,
@@ -330,6 +354,7 @@ def ConvLocal(
     References:
         ``LocallyConnected2D`` of Keras 2; LeCun et al., 1998, section II.
     """
+    feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     return _make_conv(
         "ConvLocal",
         lambda channels: features,
@@ -404,6 +429,8 @@ def ConvTranspose(
         Zeiler et al., "Deconvolutional networks", CVPR 2010. The kernel is that of Keras ``Conv2DTranspose``.
     """
     kind = "ConvTranspose"
+    _check_options(dtype, "zeros", algorithm)
+    feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     if features % feature_group_count:
         raise ValueError(
             f"feature_group_count: got {feature_group_count}, accepted is a divisor of the {features} features."
@@ -421,8 +448,9 @@ def ConvTranspose(
 
     def apply(params, state, x, *, train=False, key=None):
         kernel = take(params, "kernel", kind)
-        bias = take(params, "bias", kind) if use_bias else None
+        bias = take(params, "bias", kind, (features,)) if use_bias else None
         x, kernel, bias = cast(dtype, x, kernel, bias)
+        _check_kernel(kind, kernel.shape, (features // feature_group_count, x.shape[-1]), kernel_size, x)
         y = _conv.conv_transpose(
             x,
             kernel,

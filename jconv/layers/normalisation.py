@@ -7,12 +7,15 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
+from .._spec import integer, sequence
 from .base import Layer, take
 
 
 def _affine_init(use_scale: bool, use_bias: bool, param_dtype):
     def init(key, input_shape):
-        shape = (input_shape[-1],)
+        shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")[-1:]
+        if not shape:
+            raise ValueError("input_shape: got (), accepted is [batch, *spatial, channels].")
         params = {"scale": jnp.ones(shape, param_dtype)} if use_scale else {}
         return params | ({"bias": jnp.zeros(shape, param_dtype)} if use_bias else {})
 
@@ -23,8 +26,8 @@ def _normalise(x, mean, var, params, epsilon: float, kind: str, use_scale: bool,
     """(x - mean) / sqrt(var + epsilon) * scale + bias, in float32 or wider, rounded to the dtype of x."""
     y = (x - mean) * jax.lax.rsqrt(var + epsilon)
     if use_scale:
-        y = y * take(params, "scale", kind)
-    return y + take(params, "bias", kind) if use_bias else y
+        y = y * take(params, "scale", kind, y.shape[-1:])
+    return y + take(params, "bias", kind, y.shape[-1:]) if use_bias else y
 
 
 def _wide(x):
@@ -74,11 +77,13 @@ def BatchNorm(
     affine = _affine_init(use_scale, use_bias, param_dtype)
 
     def init(key, input_shape):
-        shape = (input_shape[-1],)
-        return affine(key, input_shape), {"mean": jnp.zeros(shape, param_dtype), "var": jnp.ones(shape, param_dtype)}
+        params, shape = affine(key, input_shape), tuple(input_shape[-1:])
+        return params, {"mean": jnp.zeros(shape, param_dtype), "var": jnp.ones(shape, param_dtype)}
 
     def apply(params, state, x, *, train=False, key=None):
-        running = {n: take(state, n, "the state of BatchNorm") for n in ("mean", "var")}
+        running = {n: take(state, n, "BatchNorm", x.shape[-1:], "state") for n in ("mean", "var")}
+        if train and 0 in x.shape:
+            raise ValueError(f"x: got shape {x.shape}, accepted by BatchNorm in training is a batch with elements.")
         wide = _wide(x)
         if train:
             axes = tuple(range(x.ndim - 1))
@@ -132,8 +137,10 @@ def GroupNorm(
     """
     affine = _affine_init(use_scale, use_bias, param_dtype)
 
+    num_groups = integer(num_groups, "num_groups", minimum=1)
+
     def check(channels):
-        if num_groups < 1 or channels % num_groups:
+        if channels % num_groups:
             raise ValueError(f"num_groups: got {num_groups}, accepted is a divisor of the {channels} channels.")
 
     def init(key, input_shape):
@@ -142,7 +149,7 @@ def GroupNorm(
 
     def apply(params, state, x, *, train=False, key=None):
         check(x.shape[-1])
-        wide = _wide(x).reshape(*x.shape[:-1], num_groups, -1)
+        wide = _wide(x).reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
         axes = (*range(1, x.ndim - 1), x.ndim)
         mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
         y = ((wide - mean) * jax.lax.rsqrt(var + epsilon)).reshape(x.shape)

@@ -173,6 +173,7 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
 
     Raises:
         ValueError: for an unknown name.
+        TypeError: for something that is neither a name nor a function.
 
     >>> Activation("relu").apply({}, {}, jax.numpy.array([-1.0, 2.0]))[0]
     Array([0., 2.], dtype=float32)
@@ -184,4 +185,6 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
         if function not in _ACTIVATIONS:
             raise ValueError(f"function: got {function!r}, {nearest(function, _ACTIVATIONS)}")
         function = _ACTIVATIONS[function]
+    if not callable(function):
+        raise TypeError(f"function: got {function!r}, accepted is a function, {nearest(function, _ACTIVATIONS)}")
     return stateless(function, getattr(function, "__name__", "Activation"), name)

@@ -108,9 +108,10 @@ def _rows(name: str, layer: Layer, shape: Shape, depth: int, field, jump):
         below, at, f, j = _rows(child_name, child, start[0], depth + 1, start[1], start[2])
         rows += below
         ends.append((f, j))
-    if not layer.chained:  # an output sees what its widest branch sees
-        f = tuple(max(fs) for fs in zip(*(end[0] for end in ends), strict=True))
-        j = ends[0][1]
+    if not layer.chained:  # an output sees what its widest branch sees, where all branches keep the spatial axes
+        same = len({len(end[0]) for end in ends}) == 1
+        f = tuple(max(fs) for fs in zip(*(end[0] for end in ends), strict=True)) if same else ()
+        j = ends[0][1] if same else ()
     direct = [r for r in rows if r.depth == depth + 1]
     whole = tuple(math.ceil(v) for v in f)
     own = Row(
