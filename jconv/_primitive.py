@@ -90,7 +90,10 @@ def _abstract_eval(a, b, *, spec, role, out_dtype, **_):
 def _impl(a, b, **params):
     # Not conv_p.bind, which would come back here under jax.disable_jit.
     return jax.lax.platform_dependent(
-        a, b, **{platform: functools.partial(_run, platform, **params) for platform in PLATFORMS}
+        a,
+        b,
+        default=functools.partial(_run, None, **params),
+        **{platform: functools.partial(_run, platform, **params) for platform in PLATFORMS},
     )
 
 
@@ -105,7 +108,7 @@ def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_d
         return lookup(name).run(role)(a, b, call).astype(out_dtype)
 
 
-for _platform in PLATFORMS:
+for _platform in (None, *PLATFORMS):  # None: what any other platform gets
     mlir.register_lowering(
         conv_p, mlir.lower_fun(functools.partial(_run, _platform), multiple_results=False), platform=_platform
     )

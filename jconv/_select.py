@@ -76,7 +76,9 @@ def select(call: Call) -> Selection:
     if spec.rank == 0:
         return Selection("einsum", "without spatial axes it is a matrix product")
     if call.platform != "cpu":
-        return Selection("xla", f"on {call.platform} XLA hands convolutions to the device's own library")
+        return Selection(
+            "xla", f"on {call.platform or 'this platform'} XLA hands convolutions to the device's own library"
+        )
     if call.role == "kernel_grad" and taps == 1:
         reason = "a window of one element: the kernel's gradient is a matrix product"
     elif call.role == "kernel_grad" and groups > 1 and not one_to_one:
