@@ -71,7 +71,7 @@ def test_first_order(case, algorithm):
     assert_trees_close(got, want)
 
 
-@over_algorithms
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("case", CASES[1:4], ids=str)
 def test_higher_order(case, algorithm):
     """Hessians in three orders and a third derivative of a loss that is bilinear in nothing."""
