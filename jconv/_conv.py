@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from . import _primitive
 from ._algorithms import ALGORITHMS
 from ._algorithms.base import ROLES, Algorithms, Call, Role, accumulator
-from ._algorithms.einsum import patches
+from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._dtypes import broadcast_bias, canonical_precision, check_dtype, common_dtype, result_dtype
 from ._select import Selection, canonical, resolve
 from ._spec import (
@@ -386,13 +386,13 @@ def conv_local(
         raise ValueError(
             f"kernel: got shape {kernel.shape}, accepted is [*output_spatial, *window, in // feature_group_count, out]."
         )
-    if rank > 8:
-        raise ValueError(f"kernel: got shape {kernel.shape} with {rank} spatial axes, accepted are at most 8.")
+    if rank > MAX_RANK:
+        raise ValueError(f"kernel: got shape {kernel.shape} with {rank} spatial axes, accepted are at most {MAX_RANK}.")
     shared = kernel.shape[rank:]
     spec = ConvSpec(x.shape, shared, strides, padding, input_dilation, kernel_dilation, feature_group_count)
     _matches("kernel", kernel, (*spec.output_spatial, *shared), "its first axes the output positions of x")
     flat, groups = _primitive.flatten_batch(spec), spec.feature_group_count
-    space, taps = "opqrstuv"[:rank], "klmnwxyz"[:rank]
+    space, taps = axis_letters(rank)
     wide = jnp.promote_types(accumulator(dtype), out_dtype)  # from the start, so that the gradients are summed there
     p = patches(x.reshape(flat.x_shape).astype(wide), flat)
     p = p.reshape(*p.shape[:-1], groups, spec.in_features // groups)

@@ -84,8 +84,7 @@ def canonical_precision(precision: Any) -> Any:
         except ValueError:  # a preset for matrix products alone
             return None
     if isinstance(precision, Sequence) and not isinstance(precision, str) and len(precision) == 2:
-        pair = tuple(lax.Precision.DEFAULT if p is None else canonical_precision(p) for p in precision)
-        return pair
+        return tuple(lax.Precision.DEFAULT if p is None else canonical_precision(p) for p in precision)
     try:
         return lax.Precision(precision)
     except (ValueError, TypeError):

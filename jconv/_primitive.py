@@ -185,12 +185,12 @@ def _batch(args, dims, *, spec, role, **params):
     size = args[batched[0]].shape[dims[batched[0]]]
     if size == 0:  # a kernel axis cannot be folded to nothing, and there is nothing to compute
         return jnp.zeros((0, *shape_of(result, spec)), params["out_dtype"]), 0
-    if not isinstance(size, int) and (len(batched) == 2 or role == "kernel_grad" or operands[batched[0]] == "k"):
+    index = "g" if len(batched) == 2 else SHARED[frozenset((operands[batched[0]], result))]
+    if index != "b" and not isinstance(size, int):
         raise ValueError(
             f"jax.vmap: got an axis of the symbolic size {size} that becomes channels of {role}; accepted is a number, "
             "or a symbolic size of x or g alone that stays a batch."
         )
-    index = "g" if len(batched) == 2 else SHARED[frozenset((operands[batched[0]], result))]
     args = [_fold(arg, dims[i], operands[i], index, spec) if i in batched else arg for i, arg in enumerate(args)]
     out = bind(*args, spec=_folded_spec(spec, size, index), role=role, **params)
     return _unfold(out, size, result, index, spec), 0

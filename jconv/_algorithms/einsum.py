@@ -66,13 +66,12 @@ def patches_transpose(p: jax.Array, spec: ConvSpec) -> jax.Array:
         at, (low, high, n) = 1 + i, _reach(axis)
         if axis.k == 1:
             p = _pad(jnp.squeeze(p, spec.rank + at), at, 0, 0, axis.s - 1)
-            p = _unpad(p, at, low, high, axis.q)
-            continue
-        p = jnp.moveaxis(p, spec.rank + at, at)
-        head, tail = p.shape[:at], p.shape[at + 2 :]
-        p = _pad(p, at + 1, 0, n + axis.d - span(axis.o, axis.s), axis.s - 1)
-        p = lax.slice_in_dim(p.reshape(*head, axis.k * (n + axis.d), *tail), 0, axis.k * n, 1, at)
-        p = jnp.sum(p.reshape(*head, axis.k, n, *tail), axis=at, dtype=p.dtype)
+        else:
+            p = jnp.moveaxis(p, spec.rank + at, at)
+            head, tail = p.shape[:at], p.shape[at + 2 :]
+            p = _pad(p, at + 1, 0, n + axis.d - span(axis.o, axis.s), axis.s - 1)
+            p = lax.slice_in_dim(p.reshape(*head, axis.k * (n + axis.d), *tail), 0, axis.k * n, 1, at)
+            p = jnp.sum(p.reshape(*head, axis.k, n, *tail), axis=at, dtype=p.dtype)
         p = _unpad(p, at, low, high, axis.q)
     return p
 
@@ -83,10 +82,17 @@ def _unpad(x, axis: int, low: int, high: int, step: int):
     return lax.slice_in_dim(x, max(low, 0), x.shape[axis] - max(high, 0), step, axis)
 
 
+MAX_RANK = 8
+
+
+def axis_letters(rank: int) -> tuple[str, str]:
+    """Subscripts of the output positions and of the taps, for at most `MAX_RANK` spatial axes."""
+    return "opqrstuv"[:rank], "klmnwxyz"[:rank]
+
+
 def _letters(spec: ConvSpec) -> tuple[str, str, str]:
     """Subscripts of patch, kernel and y, with the channels split into g groups."""
-    r = spec.rank
-    space, taps = "opqrstuv"[:r], "klmnwxyz"[:r]
+    space, taps = axis_letters(spec.rank)
     return f"b{space}{taps}gi", f"{taps}igc", f"b{space}gc"
 
 
@@ -122,8 +128,8 @@ def kernel_grad(x, g, call: Call):
 
 
 def supports(call: Call) -> str | None:
-    if call.spec.rank > 8:
-        return f"einsum has subscripts for 8 spatial axes, the kernel has {call.spec.rank}"
+    if call.spec.rank > MAX_RANK:
+        return f"einsum has subscripts for {MAX_RANK} spatial axes, the kernel has {call.spec.rank}"
     return None
 
 
