@@ -1,93 +1,163 @@
-"""`python -m benchmarks`: measures every algorithm of jconv beside `lax.conv_general_dilated`, in all three roles."""
+"""`python -m benchmarks`: measures jconv beside lax, the layer libraries of JAX, PyTorch and SciPy.
+
+Layers of well-known networks in all three roles, whole training steps, gradients of each example, what a call costs,
+and the limits of the machine. Writes JSON lines, Markdown and a picture.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import pathlib
-import tempfile
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from benchmarks import harness
+import jconv
+from benchmarks import harness, machine, per_example, report, steps
+from benchmarks.networks import NETWORKS
+from benchmarks.peers import PEERS, Absent, Peer
+from benchmarks.peers.on_jax import jconv_peer
 from benchmarks.workloads import WORKLOADS
 
-
-def write(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS, PICTURE = ROOT / "benchmarks" / "results" / "cpu.jsonl", "docs/images/benchmark.png"
+OVERHEAD = "overhead"
+QUICK_PEERS = ("lax", "torch")
+Part = tuple[str, Callable[[], list[report.Record]]]
 
 
-def table(records: list[dict], environment: dict) -> str:
-    """The figures as Markdown."""
-    layers = [r for r in records if "workload" in r]
-    others = sorted({r["candidate"] for r in layers} - {"lax"}, key=[r["candidate"] for r in layers].index)
-    head = ["layer", "role", "lax ms", *(f"{c} ms" for c in others), "auto takes", "lax / auto",
-            "compile s: lax", *others, "workspace MB: lax", *others]  # fmt: skip
-    lines = [
-        f"| {' | '.join(head)} |",
-        "|---|---|" + "---:|" * (1 + len(others)) + "---|" + "---:|" * (3 + 2 * len(others)),
-    ]
-    ratios = []
-    for key in dict.fromkeys((r["workload"], r["role"]) for r in layers):
-        cell = {r["candidate"]: r for r in layers if (r["workload"], r["role"]) == key}
-        auto = next(r for r in cell.values() if r["auto"])
-        ratios.append(cell["lax"]["ms"] / auto["ms"])
-        row = [*key, f"{cell['lax']['ms']:.2f}", *(f"{cell[c]['ms']:.2f}" for c in others), auto["candidate"],
-               f"{ratios[-1]:.2f}", *(f"{cell[c]['compile_s']:.2f}" for c in ("lax", *others)),
-               *(f"{(cell[c]['workspace_bytes'] or 0) / 1e6:.1f}" for c in ("lax", *others))]  # fmt: skip
-        lines.append(f"| {' | '.join(row)} |")
-    text = [
-        f"{environment['device']}, {environment['cores']} cores, jax {environment['jax']}, jaxlib "
-        f"{environment['jaxlib']}, Python {environment['python']}, {environment['date']}; float32.",
-        "Run time is the median over interleaved rounds; compile time and workspace (the temporary memory that XLA "
-        "reports) are apart.",
-        "",
-        *lines,
-        "",
-        f"Geometric mean of lax's time over that of what auto takes: {np.exp(np.mean(np.log(ratios))):.2f}.",
-    ]
-    calls = {(r["overhead"], r["candidate"]): r["us"] for r in records if "overhead" in r}
-    if calls:
-        text += ["", "| microseconds | lax | xla | auto |", "|---|---:|---:|---:|"]
-        for what, words in (("dispatch", "a jitted call of one multiplication"), ("trace", "tracing it")):
-            text.append(f"| {words} | " + " | ".join(f"{calls[what, n]:.1f}" for n in ("lax", "xla", "auto")) + " |")
-    return "\n".join(text) + "\n"
+class Results:
+    """Records that are on disk as soon as they are known, in a file that takes its name when it is complete."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
+        self.records: list[report.Record] = []
+        self.file = open(self.partial, "w")  # noqa: SIM115
+
+    def add(self, records: list[report.Record]) -> None:
+        self.records += records
+        self.file.writelines(json.dumps(record) + "\n" for record in records)
+        self.file.flush()
+
+    def finish(self) -> None:
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self.partial, self.path)
+
+
+def peers_of(names: list[str], algorithms: bool) -> tuple[list[Peer], list[report.Record]]:
+    """jconv, and those of the others that are installed; a record for each that is not."""
+    peers: list[Peer] = [jconv_peer()]
+    absent = []
+    for name in names:
+        try:
+            peers.append(PEERS[name]())
+        except Absent as reason:
+            absent.append({"kind": "absent", "candidate": name, "reason": str(reason)})
+    if algorithms:
+        peers += [jconv_peer(name) for name in jconv.algorithms()]
+    return peers, absent
+
+
+def parts(
+    args: argparse.Namespace, effort: harness.Effort, peers: list[Peer], limits: dict[str, Any]
+) -> Iterator[Part]:
+    """What there is to measure, in order, as names and functions."""
+    wanted = lambda name: not args.only or any(part in name for part in args.only)
+    for workload in filter(lambda w: wanted(w.name), WORKLOADS):
+        for role in harness.ROLES:
+            measure = functools.partial(harness.measure, workload, role, peers, effort, limits)
+            yield f"{workload.name} {role}", measure
+    if args.quick and not args.only:
+        return
+    libraries = [p.name for p in peers if (p.name in steps.LIBRARIES and p.name != "jconv") or p.name == "torch"]
+    for network in filter(lambda n: wanted(n.name), NETWORKS):
+        yield network.name, functools.partial(steps.measure, network, libraries, effort)
+    if wanted(per_example.NAME):
+        yield per_example.NAME, functools.partial(per_example.measure, effort)
+    if wanted(OVERHEAD):
+        yield OVERHEAD, functools.partial(harness.overhead, effort.rounds)
+
+
+def measure(args: argparse.Namespace) -> int:
+    """Measures, writes and prints; 1 where a result was wrong."""
+    effort = harness.QUICK if args.quick else harness.FULL
+    if args.rounds:
+        effort = effort._replace(rounds=args.rounds)
+    names = args.peers or (QUICK_PEERS if args.quick else tuple(PEERS))
+    peers, absent = peers_of([n for n in PEERS if n == "lax" or n in names], args.algorithms)
+    environment = machine.environment()
+    results = Results(args.out / f"{environment['platform']}.jsonl")
+    limits = machine.limits(1 if args.quick else 5)
+    results.add([environment, limits, *absent])
+    progress = tqdm(list(parts(args, effort, peers, limits)), unit="cell")
+    for name, part in progress:
+        progress.set_description(name)
+        results.add(part())
+    results.finish()
+    stem = results.path.with_suffix("")
+    text = report.full_report(results.records)
+    report.write(stem.with_suffix(".md"), text)
+    made = [f"{stem}.jsonl", f"{stem}.md"]
+    if report.cells_of(results.records):
+        report.picture(results.records, stem.with_suffix(".png"))
+        made.append(f"{stem}.png")
+    print(text)
+    print(f"written: {', '.join(made)}")
+    wrong = report.of_kind(results.records, "wrong")
+    for record in wrong:
+        print(f"wrong, and not timed: {record}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def rewrite_readme() -> None:
+    """The README's generated part and its picture, from the results that are kept with the source."""
+    records = report.read(RESULTS)
+    report.picture(records, ROOT / PICTURE)
+    readme = ROOT / "README.md"
+    report.write(readme, report.rewrite(readme.read_text(), report.readme_part(records, PICTURE)))
+    print(f"written: {readme.relative_to(ROOT)}, {PICTURE}")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="layers only, jconv, lax and PyTorch, few rounds: under two minutes"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        nargs="+",
+        help=f"part of the names of layers, networks, {per_example.NAME!r}, {OVERHEAD!r}",
+    )
+    parser.add_argument("--rounds", type=int, help="rounds a cell (default 15, quick 5)")
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
+    parser.add_argument("--peers", type=lambda text: text.split(","), help=f"of {','.join(PEERS)}; lax is always there")
+    parser.add_argument("--algorithms", action="store_true", help="also every algorithm of jconv by name")
+    parser.add_argument("--readme", action="store_true", help="only rewrite the README, from benchmarks/results")
+    args = parser.parse_args()
+    names = [*(w.name for w in WORKLOADS), *(n.name for n in NETWORKS), per_example.NAME, OVERHEAD]
+    for part in args.only or ():
+        if not any(part in name for name in names):
+            parser.error(f"--only: got {part!r}, accepted is part of one of {', '.join(names)}")
+    for name in args.peers or ():
+        if name not in PEERS:
+            parser.error(f"--peers: got {name!r}, accepted are {', '.join(PEERS)}")
+    return args
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and a tighter time limit: under two minutes")
-    parser.add_argument("--only", metavar="NAME", help="layers whose name contains NAME")
-    parser.add_argument("--rounds", type=int, default=None, help="rounds a cell (default 15, quick 5)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
-    args = parser.parse_args()
-    rounds = args.rounds or (5 if args.quick else 15)
-    chosen = [w for w in WORKLOADS if not args.only or args.only in w.name]
-    if not chosen:
-        parser.error(f"--only: got {args.only!r}, accepted is part of one of {', '.join(w.name for w in WORKLOADS)}")
-    environment = harness.environment()
-    records: list[dict] = []
-    cells = [(w, role) for w in chosen for role in harness.ROLES]
-    progress = tqdm(cells, unit="cell")
-    for workload, role in progress:
-        progress.set_description(f"{workload.name} {role}")
-        records += harness.measure(workload, role, rounds=rounds, limit_s=3 if args.quick else 20)
-    if not args.only:
-        records += harness.overhead(rounds)
-    name = environment["platform"]
-    write(args.out / f"{name}.jsonl", "".join(json.dumps(record | environment) + "\n" for record in records))
-    text = table(records, environment)
-    write(args.out / f"{name}.md", text)
-    print(text)
-    print(f"written: {args.out / name}.jsonl and .md")
+    args = arguments()
+    if args.readme:
+        rewrite_readme()
+    else:
+        sys.exit(measure(args))
 
 
 if __name__ == "__main__":

@@ -1,150 +1,157 @@
-"""Measuring one role of one layer: compile apart from run, checked first, candidates interleaved.
+"""Measuring: compile apart from run, checked first, candidates interleaved.
 
-Each candidate is lowered and compiled ahead of time (both timed, neither in the run time), compared with the float64
-oracle, and warmed up. Then, in every round, each candidate runs in turn for at least `SAMPLE_S`, so that a machine that
-slows down slows all of them. The figures are the median and the quartiles over the rounds.
+Each candidate is prepared (compiled ahead of time where it compiles, operands in its own layout), its result compared
+with the definition in float64, and warmed up. Then, in every round, each candidate runs for at least the time of a
+sample, in another order each time, so that a machine that slows down slows all of them. The figures are the median and
+the quartiles over the rounds. A cell in which jconv is behind lax is measured once more with twice the rounds, and the
+samples are pooled.
 """
 
 from __future__ import annotations
 
-import datetime
 import functools
-import os
-import platform
 import time
-from collections.abc import Callable
-from importlib import metadata
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax import lax
 
 import jconv
-from benchmarks.workloads import Workload
-from tests import oracle
+from benchmarks.check import TOLERANCE, sampled
+from benchmarks.check import oracle_of as oracle_of
+from benchmarks.machine import roofline_s
+from benchmarks.peers import NotExpressible, Peer
+from benchmarks.peers.base import OPERANDS, seconds
+from benchmarks.peers.base import ROLES as ROLES
+from benchmarks.peers.on_jax import lax_conv
+from benchmarks.workloads import Workload, flops, traffic
 
-ROLES = ("forward", "input_grad", "kernel_grad")
-SAMPLE_S = 0.02
-TOLERANCE = 1e-5  # of the sum of absolute products; float32
+PRINCIPAL = ("jconv", "lax", "torch")
+SLOW_S = 1.0  # a call that takes longer gets the least rounds
+WARM_S = 0.1  # a call that takes less is repeated untimed first: the one before leaves caches cold and threads spinning
 
 
-def environment() -> dict[str, Any]:
-    """What a figure depends on beside the code."""
-    device = jax.devices()[0]
-    kind = device.device_kind
-    if device.platform == "cpu" and os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as info:
-            names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
-        kind = names[0] if names else kind
+class Effort(NamedTuple):
+    """How long to measure a cell: rounds, seconds of a sample, seconds of all rounds, and rounds of a slow call."""
+
+    rounds: int
+    sample_s: float
+    limit_s: float
+    least: int
+    again: bool
+
+    def twice(self) -> Effort:
+        return self._replace(rounds=2 * self.rounds, limit_s=2 * self.limit_s)
+
+
+FULL = Effort(rounds=15, sample_s=0.02, limit_s=6.0, least=3, again=True)
+QUICK = Effort(rounds=5, sample_s=0.004, limit_s=0.4, least=1, again=False)
+
+Samples = dict[str, list[float]]
+
+
+def interleave(runs: Mapping[str, Callable[[], Any]], first: Mapping[str, float], effort: Effort) -> Samples:
+    """Seconds a call, round by round; `first` are those of a call already made.
+
+    A call slower than SLOW_S is repeated `least` times for the principal candidates, and for the others not at all:
+    then the call already made is the figure.
+    """
+    calls = {name: max(1, round(effort.sample_s / max(first[name], 1e-7))) for name in runs}
+    slow = {name for name in runs if first[name] > SLOW_S}
+    samples: Samples = {name: [first[name]] if name in slow else [] for name in runs}
+    rng = np.random.default_rng(0)
+    deadline = time.perf_counter() + effort.limit_s
+    for i in range(effort.rounds):
+        for name in rng.permutation(list(runs)):  # so that nobody always runs after the same one
+            wanted = effort.rounds if name not in slow else effort.least if name in PRINCIPAL else 1
+            if len(samples[name]) < wanted:
+                if first[name] < WARM_S:
+                    seconds(runs[name], 1 + calls[name] // 4)
+                samples[name].append(seconds(runs[name], calls[name]))
+        if time.perf_counter() > deadline and i + 1 >= effort.least:
+            break
+    return samples
+
+
+def measured(
+    runs: Mapping[str, Callable[[], Any]], first: Mapping[str, float], effort: Effort
+) -> dict[str, dict[str, Any]]:
+    """The figures of each candidate, with a second look where jconv is behind lax."""
+    samples, looks = interleave(runs, first, effort), {name: [] for name in runs}
+    behind = {"jconv", "lax"} <= set(runs) and np.median(samples["lax"]) < np.median(samples["jconv"])
+    if behind and effort.again:
+        again = {name: run for name, run in runs.items() if name in PRINCIPAL}
+        more = interleave(again, first, effort.twice())
+        for name in again:
+            looks[name] = [statistics(samples[name]), statistics(more[name])]
+            samples[name] = samples[name] + more[name]
     return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "platform": device.platform,
-        "device": kind,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": metadata.version("jaxlib"),
-        "jconv": jconv.__version__,
+        name: statistics(found) | ({"looks": looks[name]} if looks[name] else {}) for name, found in samples.items()
     }
 
 
-def lax_conv(spec: jconv.ConvSpec) -> Callable:
-    r = spec.rank
-    image = (0, r + 1, *range(1, r + 1))
-    return functools.partial(
-        lax.conv_general_dilated,
-        window_strides=spec.strides,
-        padding=spec.padding,
-        lhs_dilation=spec.input_dilation,
-        rhs_dilation=spec.kernel_dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(image, (r + 1, r, *range(r)), image),
-        feature_group_count=spec.feature_group_count,
-    )
+def statistics(found: list[float], unit: float = 1e3, name: str = "ms") -> dict[str, Any]:
+    low, median, high = np.percentile(np.array(found) * unit, (25, 50, 75))
+    return {
+        name: round(float(median), 4),
+        f"{name}_q1": round(float(low), 4),
+        f"{name}_q3": round(float(high), 4),
+        "rounds": len(found),
+    }
 
 
-def role_of(conv: Callable, role: str, spec: jconv.ConvSpec) -> Callable:
-    """One role of a convolution function, as JAX derives it."""
-    x, k = (jax.ShapeDtypeStruct(shape, np.float32) for shape in (spec.x_shape, spec.kernel_shape))
-    if role == "forward":
-        return conv
-    if role == "input_grad":
-        return lambda g, kernel: jax.linear_transpose(lambda x: conv(x, kernel), x)(g)[0]
-    return lambda x, g: jax.linear_transpose(lambda kernel: conv(x, kernel), k)(g)[0]
-
-
-def candidates(workload: Workload) -> dict[str, Callable]:
-    spec = jconv.ConvSpec(workload.x, workload.kernel, **workload.options)
-    own = {name: functools.partial(jconv.conv, algorithm=name, **workload.options) for name in jconv.algorithms()}
-    return {"lax": lax_conv(spec), **own}
-
-
-def oracle_of(role: str, spec: jconv.ConvSpec, a, b):
-    geometry = {n: getattr(spec, n) for n in ("strides", "padding", "input_dilation", "kernel_dilation")}
-    geometry["groups"] = spec.feature_group_count
-    if role == "forward":
-        return oracle.forward(a, b, **geometry)
-    if role == "input_grad":
-        return oracle.input_grad(a, b, spec.x_shape, **geometry)
-    return oracle.kernel_grad(a, b, spec.window, **geometry)
-
-
-def measure(workload: Workload, role: str, *, rounds: int, limit_s: float) -> list[dict[str, Any]]:
-    """One record for each candidate. `limit_s` bounds the time in rounds; a slow cell gets fewer of them."""
-    spec = jconv.ConvSpec(workload.x, workload.kernel, **workload.options)
+def measure(
+    workload: Workload, role: str, peers: Iterable[Peer], effort: Effort, machine: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """One record for each peer. It is of kind "left out" for one that does not have the layer, and of kind "wrong", and
+    without a time, for one whose result is not the layer's."""
+    spec = workload.spec
     rng = np.random.default_rng(0)
-    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "g": spec.output_shape}
-    names = {"forward": "xk", "input_grad": "gk", "kernel_grad": "xg"}[role]
-    host = [rng.standard_normal(shapes[n]).astype(np.float32) for n in names]
-    operands = [jax.device_put(array) for array in host]
-    want = oracle_of(role, spec, *host)
-    scale = np.max(oracle_of(role, spec, *map(np.abs, host)))
-
-    records, compiled = [], []
-    for name, conv in candidates(workload).items():
+    shapes = {"x": spec.x_shape, "kernel": spec.kernel_shape, "g": spec.output_shape}
+    operands = [rng.standard_normal(shapes[n], np.float32) for n in OPERANDS[role]]
+    a, b = operands
+    sample = sampled(role, spec, a, b)
+    cell = {"workload": workload.name, "role": role}
+    records: dict[str, dict[str, Any]] = {}
+    runs: dict[str, Callable[[], Any]] = {}
+    first: dict[str, float] = {}
+    others = []
+    for peer in peers:
+        try:
+            prepared = peer.prepare(role, spec, operands)
+        except NotExpressible as error:
+            others.append({"kind": "left out", **cell, "candidate": peer.name, "reason": str(error)})
+            continue
         start = time.perf_counter()
-        lowered = jax.jit(role_of(conv, role, spec)).lower(*operands)
-        middle = time.perf_counter()
-        executable = lowered.compile()
-        end = time.perf_counter()
-        got = executable(*operands)
-        error = float(np.max(np.abs(np.asarray(got, np.float64) - want)) / scale)
+        result = prepared.run()
+        first[peer.name] = time.perf_counter() - start
+        error = sample.error(prepared.result(result))
         if not error < TOLERANCE:
-            raise RuntimeError(f"{workload.name} {role} {name}: error {error:.2e} against the oracle; not timed")
-        memory = executable.memory_analysis()
-        records.append(
-            {
-                "workload": workload.name,
-                "role": role,
-                "candidate": name,
-                "dtype": "float32",
-                "lower_s": round(middle - start, 4),
-                "compile_s": round(end - middle, 4),
-                "workspace_bytes": int(memory.temp_size_in_bytes) if memory else None,
-                "error": error,
-                "macs": spec.macs * spec.batch_shape[0],
-            }
-        )
-        compiled.append(executable)
-
-    calls = [max(1, round(SAMPLE_S / max(timed(e, operands, 1), 1e-7))) for e in compiled]
-    samples: list[list[float]] = [[] for _ in compiled]
-    deadline = time.perf_counter() + limit_s
-    for i in range(rounds):
-        for j in np.roll(np.arange(len(compiled)), i):  # another goes first each round
-            samples[j].append(timed(compiled[j], operands, calls[j]))
-        if time.perf_counter() > deadline and i >= 2:
-            break
-    chosen = jconv.select_algorithm(workload.x, workload.kernel, role=role, **workload.options)  # type: ignore
-    for record, seconds in zip(records, samples, strict=True):
-        low, median, high = np.percentile(np.array(seconds) * 1e3, (25, 50, 75))
-        record |= {"ms": round(median, 4), "ms_q1": round(low, 4), "ms_q3": round(high, 4), "rounds": len(seconds)}
-        record["auto"] = chosen.name == record["candidate"]
-    return records
+            others.append({"kind": "wrong", **cell, "candidate": peer.name, "error": error})
+            continue
+        if first[peer.name] < WARM_S:
+            first[peer.name] = seconds(prepared.run)
+        runs[peer.name] = prepared.run
+        records[peer.name] = {
+            "kind": "layer",
+            **cell,
+            "candidate": peer.name,
+            "dtype": "float32",
+            "error": error,
+            "flops": flops(spec),
+            "bytes": traffic(spec),
+            **prepared.facts,
+        }
+    least_s = roofline_s(flops(spec), traffic(spec), dict(machine))
+    for name, figures in measured(runs, first, effort).items():
+        records[name] |= figures
+        records[name]["roofline"] = round(least_s * 1e3 / figures["ms"], 4)
+    return [*records.values(), *others]
 
 
 def timed(executable: Callable, operands: list, calls: int) -> float:
-    """Seconds for one call, as the mean over `calls`."""
+    """Seconds for one call, as the mean over `calls`, which may overlap."""
     start = time.perf_counter()
     out = executable(*operands)
     for _ in range(calls - 1):
@@ -171,9 +178,7 @@ def overhead(rounds: int) -> list[dict[str, Any]]:
                 f = functions[name]
                 jax.make_jaxpr(lambda x, k, f=f: f(x, k))(x, k)  # a new function each time, so nothing is cached
             samples["trace", name].append((time.perf_counter() - start) / 50)
-    records = []
-    for (what, name), seconds in samples.items():
-        low, median, high = np.percentile(np.array(seconds) * 1e6, (25, 50, 75))
-        records.append({"overhead": what, "candidate": name, "us": round(median, 2), "us_q1": round(low, 2),
-                        "us_q3": round(high, 2), "rounds": rounds})  # fmt: skip
-    return records
+    return [
+        {"kind": "overhead", "overhead": what, "candidate": name, **statistics(found, 1e6, "us")}
+        for (what, name), found in samples.items()
+    ]

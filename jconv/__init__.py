@@ -16,5 +16,6 @@ from ._pool import global_avg_pool as global_avg_pool
 from ._pool import global_max_pool as global_max_pool
 from ._pool import max_pool as max_pool
 from ._spec import ConvSpec as ConvSpec
+from ._tune import tune as tune
 from ._version import __version__ as __version__
 from .layers import summary as summary

@@ -13,6 +13,7 @@ from . import _primitive
 from ._algorithms import ALGORITHMS
 from ._algorithms.base import ROLES, Algorithms, Call, Role, accumulator
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
+from ._cache import platform_of, this_device
 from ._dtypes import broadcast_bias, canonical_precision, check_dtype, common_dtype, result_dtype
 from ._select import Selection, canonical, resolve
 from ._spec import (
@@ -157,7 +158,8 @@ def conv(
         precision: as for `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result. By default that of the operands, and int32 for integers of
             8 or 16 bits. 16-bit floats are summed in float32 in every role, whatever the result's dtype.
-        algorithm: ``"auto"``, a name, or `jconv.Algorithms` with one for each role. The gradients use theirs.
+        algorithm: ``"auto"``, ``"tuned"`` (what `jconv.tune` measured as the fastest on this device, and ``"auto"``
+            where it measured nothing), a name, or `jconv.Algorithms` with one for each role. The gradients use theirs.
 
     Returns:
         ``[*batch, *output_spatial, out]``; `jconv.ConvSpec` tells the sizes beforehand.
@@ -616,10 +618,10 @@ def select_algorithm(
         kernel_dilation: as for `conv`.
         feature_group_count: as for `conv`.
         role: ``"forward"``, ``"input_grad"`` or ``"kernel_grad"``.
-        platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``; by default that of the default backend.
+        platform: ``"cpu"``, ``"cuda"``, ``"rocm"`` or ``"tpu"``; by default that of this machine's first device.
         dtype: of the operands.
         precision: as for `conv`.
-        algorithm: as for `conv`.
+        algorithm: as for `conv`; ``"tuned"`` tells what was measured.
 
     Returns:
         A tuple (name, reason).
@@ -630,7 +632,7 @@ def select_algorithm(
 
     >>> shapes = (8, 28, 28, 256), (3, 3, 8, 256)
     >>> select_algorithm(*shapes, feature_group_count=32, role="kernel_grad", platform="cpu").name
-    'einsum'
+    'group+matmul'
     >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
     on tpu XLA hands convolutions to the device's own library
 
@@ -643,7 +645,7 @@ def select_algorithm(
     if role not in ROLES:
         raise ValueError(f"role: got {role!r}, {nearest(role, ROLES)}")
     platforms = ("cpu", "cuda", "rocm", "tpu")
-    platform = {"gpu": "cuda"}.get(chosen := platform or jax.default_backend(), chosen)
+    platform = {"gpu": "cuda"}.get(chosen := platform or platform_of(this_device()), chosen)
     if platform not in platforms:
         raise ValueError(f"platform: got {platform!r}, {nearest(platform, platforms)}")
     dtype = jnp.dtype(dtype)
@@ -655,7 +657,9 @@ def select_algorithm(
 
 
 def algorithms() -> tuple[str, ...]:
-    """The names that `algorithm` accepts beside ``"auto"``, in their order.
+    """The names that `algorithm` accepts beside ``"auto"`` and ``"tuned"``, in their order.
+
+    Each may have reductions before it, as in ``"unfold+xla"``: `python -m jconv algorithms` lists both.
 
     Each computes all three roles of T(x, kernel, y) = <y, conv(x, kernel)>.
 
@@ -669,7 +673,7 @@ def algorithms() -> tuple[str, ...]:
         Nothing.
 
     >>> algorithms()
-    ('xla', 'einsum')
+    ('xla', 'einsum', 'matmul', 'shift', 'winograd2', 'winograd4', 'fft')
 
     References:
         docs/algorithms.md.

@@ -29,13 +29,11 @@ from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._algorithms.base import Algorithms, Call, Role
-from ._select import check, lookup, resolve
+from ._algorithms.base import OPERANDS, RESULT, Algorithms, Call, Role
+from ._select import check, resolve
+from ._select import run as run_plan
 from ._spec import ConvSpec
 
-# role -> the arguments of T that are its operands, and the one that it yields
-OPERANDS: dict[Role, tuple[str, str]] = {"forward": "xk", "input_grad": "yk", "kernel_grad": "xy"}  # type: ignore
-RESULT: dict[Role, str] = {"forward": "y", "input_grad": "x", "kernel_grad": "k"}
 ROLE_OF: dict[str, Role] = {result: role for role, result in RESULT.items()}
 SHARED = {frozenset("xy"): "b", frozenset("xk"): "i", frozenset("ky"): "c"}  # the index that two arguments share
 
@@ -105,7 +103,7 @@ def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_d
     with jax.named_scope(f"jconv.{role}.{name}"), jax.enable_x64(True) if wide else contextlib.nullcontext():
         if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
             return jnp.zeros(shape_of(RESULT[role], spec), out_dtype)  # an empty sum
-        return lookup(name).run(role)(a, b, call).astype(out_dtype)
+        return run_plan(name, a, b, call).astype(out_dtype)
 
 
 for _platform in (None, *PLATFORMS):  # None: what any other platform gets

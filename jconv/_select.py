@@ -1,18 +1,41 @@
-"""The choice of algorithm: a pure function of what is static about a call."""
+"""The choice of algorithm: a pure function of what is static about a call.
+
+A plan is the name of an algorithm, with the reductions that lead to it before it: "fold+matmul" writes the convolution
+as another one by `fold` and computes that one by `matmul`. "auto" prices every plan and takes the cheapest. "tuned"
+takes what `tune` measured as the fastest on this device, and where nothing was measured what "auto" takes.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from ._algorithms import ALGORITHMS
-from ._algorithms.base import ROLES, Algorithm, Algorithms, Call
+import jax
+
+from ._algorithms import ALGORITHMS, REDUCTIONS
+from ._algorithms.base import ROLES, Algorithm, Algorithms, Call, Reduced, Work, reduced_call, through
+from ._cache import device_kind, lookup, this_device
 from ._spec import nearest
 
-# `auto` takes no lowering whose workspace is larger than this many times the operands and the result together.
+# `auto` takes no plan whose workspace is larger than this many times the operands and the result together.
 MAX_WORKSPACE_RATIO = 32
-# Up to so many taps a depthwise window is small enough for patches on CPU: 4×4 gains, 5×5 loses.
-SMALL_WINDOW = 16
+# At most so many reductions in one plan.
+MAX_REDUCTIONS = 2
+# A plan must be forecast to be this much faster than `xla` to take its place, once for the algorithm and once for each
+# reduction before it: a forecast is not a measurement.
+MARGIN = 1.2
+SEPARATOR = "+"
+CHOOSERS = ("auto", "tuned")  # names that stand for a plan
+
+# Seconds for one unit of `Work` on a CPU. Only their ratios matter to the choice. Measured on two AVX-512 cores
+# (docs/algorithms.md); other CPUs differ far less in the ratios than algorithms differ in the units.
+PRICES = Work(products=1.0e-11, vector=5.0e-11, scalar=5.0e-10, bytes=3.0e-11, launches=4.0e-6, workspace=0)  # type: ignore
+# Beyond this size the allocator of the C library gives memory back to the system after each call, and every page
+# of it is faulted in anew.
+REUSED_BYTES = 32 << 20
+FAULTED_BYTE = 6.0e-10
 
 
 class Selection(NamedTuple):
@@ -29,11 +52,22 @@ def operand_bytes(call: Call) -> int:
     return sum(sizes) * call.dtype.itemsize
 
 
-def lookup(name: str) -> Algorithm:
-    """The algorithm of that name; ValueError, with the nearest name, where there is none."""
-    if not isinstance(name, str) or name not in ALGORITHMS:
-        raise ValueError(f"algorithm: got {name!r}, {nearest(name, ('auto', *ALGORITHMS))}")
-    return ALGORITHMS[name]
+# Names ---------------------------------------------------------------------------------------------------
+def parts_of(name: str) -> tuple[list[str], Algorithm]:
+    """The reductions and the algorithm of a plan; ValueError, with the nearest name, where there is none."""
+    accepted = (*CHOOSERS, *ALGORITHMS, *(f"{r}{SEPARATOR}..." for r in REDUCTIONS))
+    if not isinstance(name, str):
+        raise ValueError(f"algorithm: got {name!r}, {nearest(name, accepted)}")
+    *reductions, last = name.split(SEPARATOR)
+    for reduction in reductions:
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"algorithm: got {name!r}, where {reduction!r} is no reduction; {nearest(name, accepted)}")
+    if last not in ALGORITHMS:
+        hint = (
+            f" {last!r} is a reduction: add what computes the rest, as in '{last}+xla'." if last in REDUCTIONS else ""
+        )
+        raise ValueError(f"algorithm: got {name!r}, {nearest(name, accepted)}{hint}")
+    return reductions, ALGORITHMS[last]
 
 
 def canonical(algorithm: str | Algorithms) -> Algorithms:
@@ -43,65 +77,160 @@ def canonical(algorithm: str | Algorithms) -> Algorithms:
     if not isinstance(algorithm, Algorithms):
         raise TypeError(f"algorithm: got {algorithm!r}, accepted is a name or jconv.Algorithms.")
     for role in ROLES:
-        if algorithm.role(role) != "auto":
-            lookup(algorithm.role(role))
+        if algorithm.role(role) not in CHOOSERS:
+            parts_of(algorithm.role(role))
     return algorithm
 
 
 def refusal(name: str, call: Call) -> str | None:
-    """Why the named algorithm does not cover the call, or None where it does."""
-    return None if name == "auto" else lookup(name).supports(call)
+    """Why the named plan does not cover the call, or None where it does."""
+    if name in CHOOSERS:
+        return None
+    reductions, algorithm = parts_of(name)
+    for reduction in reductions:
+        if why := REDUCTIONS[reduction].supports(call):
+            return why
+        call = reduced_call(REDUCTIONS[reduction].reduce(call), call)
+    return algorithm.supports(call)
 
 
 def check(name: str, call: Call) -> None:
-    """Raises ValueError where the named algorithm does not cover the call."""
+    """Raises ValueError where the named plan does not cover the call."""
     if why := refusal(name, call):
         able = [n for n in ALGORITHMS if refusal(n, call) is None]
         raise ValueError(f"algorithm: {name!r} does not cover {call.role} of {call.spec}: {why}. Accepted: {able}.")
 
 
+# Prices --------------------------------------------------------------------------------------------------
+class Plan(NamedTuple):
+    """A way to compute a call, with what it costs."""
+
+    name: str
+    work: Work
+    exact: bool
+    local: bool
+
+    @property
+    def seconds(self) -> float:
+        """The forecast, for a CPU."""
+        faulted = FAULTED_BYTE * self.work.workspace if self.work.workspace > REUSED_BYTES else 0.0
+        return sum(a * b for a, b in zip(self.work, PRICES, strict=True)) + faulted
+
+    @property
+    def margin(self) -> float:
+        """How much the forecast is marked up against that of `xla`."""
+        return 1.0 if self.name == "xla" else MARGIN ** (1 + self.name.count(SEPARATOR))
+
+
+def plans(call: Call, reductions: int = MAX_REDUCTIONS, used: tuple[str, ...] = ()) -> Iterator[Plan]:
+    """Every plan that covers the call; each reduction at most once."""
+    for algorithm in ALGORITHMS.values():
+        if algorithm.supports(call) is None:
+            yield Plan(algorithm.name, algorithm.work(call), algorithm.exact, algorithm.local)
+    if not reductions:
+        return
+    for reduction in REDUCTIONS.values():
+        if reduction.name in used or reduction.supports(call) is not None:
+            continue
+        inner = reduced_call(reduction.reduce(call), call)
+        own = reduction.work(call)
+        for plan in plans(inner, reductions - 1, (*used, reduction.name)):
+            name = f"{reduction.name}{SEPARATOR}{plan.name}"
+            yield Plan(name, own + plan.work, plan.exact, reduction.local and plan.local)
+
+
+def _wants_exact(precision: object) -> bool:
+    entries = precision if isinstance(precision, tuple) else (precision,)
+    return any(entry in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST) for entry in entries)
+
+
+def candidates(call: Call) -> list[Plan]:
+    """The plans that "auto" and `tune` may take, the cheapest forecast first."""
+    bound = MAX_WORKSPACE_RATIO * operand_bytes(call)
+    exact = _wants_exact(call.precision)
+    able = [p for p in plans(call) if p.work.workspace <= bound and (p.exact or not exact)]
+    return sorted(able, key=lambda plan: plan.seconds)
+
+
+@functools.lru_cache(maxsize=4096)
 def select(call: Call) -> Selection:
     """What "auto" stands for in this call.
 
-    The rule is small, and each line of it is measured (docs/algorithms.md). Without spatial axes a convolution is a
-    matrix product. Accelerators have tuned libraries behind XLA's convolution, so there it stays `xla`. On CPU `xla`
-    is the faster one, but for three cases, in which `einsum` is a (batched) matrix product: the kernel's gradient of a
-    window of one element, which XLA computes as a convolution with a window as large as the image; the kernel's
-    gradient of several groups, unless they have one channel each; and the input's gradient of a depthwise kernel with a
-    small window, both of which XLA runs as scalar loops. Patches beyond `MAX_WORKSPACE_RATIO` are never taken.
+    Without spatial axes a convolution is a matrix product. Accelerators have tuned libraries behind XLA's convolution,
+    so there it is `xla`. On CPU every plan is priced (`Work`, `PRICES`), and the cheapest is taken where it is
+    forecast to be faster than `xla` by `MARGIN` for each of its parts. Plans beyond `MAX_WORKSPACE_RATIO` are never
+    taken, and inexact ones not where `precision` asks for more than the default.
     """
-    spec, einsum, reason = call.spec, ALGORITHMS["einsum"], ""
-    taps, groups = math.prod(spec.window), spec.feature_group_count
-    one_to_one = groups > 1 and spec.in_features == spec.out_features == groups
+    spec = call.spec
     if spec.rank == 0:
-        return Selection("einsum", "without spatial axes it is a matrix product")
+        return Selection("matmul", "without spatial axes it is a matrix product")
     if call.platform != "cpu":
         return Selection(
             "xla", f"on {call.platform or 'this platform'} XLA hands convolutions to the device's own library"
         )
-    if call.role == "kernel_grad" and taps == 1:
-        reason = "a window of one element: the kernel's gradient is a matrix product"
-    elif call.role == "kernel_grad" and groups > 1 and not one_to_one:
-        reason = f"{groups} groups: the kernel's gradient is a batched matrix product over them"
-    elif call.role == "input_grad" and groups > 1 and spec.in_features == groups and taps <= SMALL_WINDOW:
-        reason = f"a depthwise kernel of {taps} taps: the input's gradient is a batched matrix product"
-    if not reason:
-        return Selection("xla", f"on cpu XLA's convolution is faster than patches for this {call.role}")
-    if why := einsum.supports(call):
-        return Selection("xla", why)
-    if not isinstance(spec.batch_shape[0], int):  # symbolic; the ratio is all but that of one example
+    if not isinstance(spec.batch_shape[0], int):  # symbolic: the choice is that of one example
         call = call._replace(spec=spec.replace(x_shape=(1, *spec.x_shape[1:])))
-    workspace = einsum.workspace(call)
-    if workspace > MAX_WORKSPACE_RATIO * operand_bytes(call):
-        return Selection(
-            "xla", f"the patches of einsum, {workspace} bytes, exceed {MAX_WORKSPACE_RATIO} times the operands"
-        )
-    return Selection("einsum", reason)
+    if math.prod(call.spec.x_shape) == 0:
+        return Selection("xla", "there is nothing to compute")
+    ranked = candidates(call)
+    xla = next(plan for plan in ranked if plan.name == "xla")
+    best = min(ranked, key=lambda plan: plan.seconds * plan.margin)
+    if best.name == "xla":
+        other = next((p for p in ranked if p.name != "xla"), None)
+        against = f", against {_time(other.seconds)} for {other.name}" if other else ""
+        return Selection("xla", f"forecast {_time(xla.seconds)}{against}")
+    return Selection(best.name, f"forecast {_time(best.seconds)}, against {_time(xla.seconds)} for xla")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def _unusable(name: str, call: Call) -> str | None:
+    """Why a remembered plan cannot be taken, or None where it can."""
+    try:
+        reductions, algorithm = parts_of(name)
+    except ValueError:
+        return "which does not exist"
+    if why := refusal(name, call):
+        return f"which does not cover the call: {why}"
+    exact = algorithm.exact and all(REDUCTIONS[reduction].exact for reduction in reductions)
+    return "which is less exact than `precision` asks for" if _wants_exact(call.precision) and not exact else None
+
+
+def tuned(call: Call) -> Selection:
+    """What "tuned" stands for in this call: the plan that was measured as the fastest, else what "auto" stands for."""
+    choice = lookup(call)
+    if choice is None:
+        why = "not tuned on this device"
+    elif reason := _unusable(choice.name, call):
+        why = f"tuned to {choice.name!r}, {reason}"
+    else:
+        others = {name: seconds for name, seconds in choice.measured.items() if name != choice.name}
+        other = "xla" if "xla" in others else min(others, key=lambda name: others[name], default=None)
+        against = f", against {_time(others[other])} for {other}" if other else ""
+        measured = f"measured on {device_kind(this_device())}: {_time(choice.seconds)}{against}"
+        return Selection(choice.name, f"{measured} (tuned {choice.date})")
+    name, reason = select(call)
+    return Selection(name, f"{why}, so as auto: {reason}")
 
 
 def resolve(name: str, call: Call) -> Selection:
-    """The algorithm that runs when ``name`` is asked for."""
+    """The plan that runs when ``name`` is asked for."""
     if name == "auto":
         return select(call)
+    if name == "tuned":
+        return tuned(call)
     check(name, call)
     return Selection(name, "asked for by name")
+
+
+# Running -------------------------------------------------------------------------------------------------
+def run(name: str, a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
+    """Computes the call by the named plan."""
+    reductions, algorithm = parts_of(name)
+    if not reductions:
+        return algorithm.run(call.role)(a, b, call)
+    first, rest = REDUCTIONS[reductions[0]], name.split(SEPARATOR, 1)[1]
+    reduced: Reduced = first.reduce(call)
+    return through(reduced, a, b, call, lambda a, b: run(rest, a, b, reduced_call(reduced, call)))

@@ -216,6 +216,19 @@ def _groups(x_shape: tuple[int, ...], kernel_shape: tuple[int, ...], feature_gro
     return groups
 
 
+class Phases(NamedTuple):
+    """`Axis.phases`: for each phase r, which taps meet it and where their first operand lies.
+
+    Result position ``r + m step`` takes from operand position ``start + m other``, m < length, for each (tap, start) of
+    ``taps[r]``.
+    """
+
+    step: int
+    other: int
+    length: int
+    taps: tuple[tuple[tuple[int, int], ...], ...]
+
+
 class Axis(NamedTuple):
     """The geometry of one spatial axis, in the letters of the relation above."""
 
@@ -231,6 +244,30 @@ class Axis(NamedTuple):
     def o(self) -> int:
         """Output positions; below 1 where the window does not fit."""
         return (span(self.n, self.q) + self.lo + self.hi - span(self.k, self.d)) // self.s + 1
+
+    def phases(self, result: str) -> Phases:
+        """The pairs (o, p) of the relation, as arithmetic progressions; `result` is "o" or "p", what is summed into.
+
+        With g = gcd(s, q), adding q / g to o adds s / g to p, so the solutions for one tap form one progression. For
+        result "o", phase r holds each tap t for which ``(r s + t d - lo) / q`` is whole, and there ``o = r + m q / g``
+        meets ``p = (r s + t d - lo) / q + m s / g``. For "p" the two exchange places: ``p = r + m s / g`` meets
+        ``o = (r q + lo - t d) / s + m q / g``. No zero is ever inserted.
+        """
+        g = math.gcd(self.s, self.q)
+        if result == "o":
+            size, step, other, low, slope, sign = self.o, self.q // g, self.s // g, -self.lo, self.s, 1
+        else:
+            size, step, other, low, slope, sign = self.n, self.s // g, self.q // g, self.lo, self.q, -1
+        over = self.q if result == "o" else self.s
+        taps = tuple(
+            tuple(
+                (t, (r * slope + low + sign * t * self.d) // over)
+                for t in range(self.k)
+                if (r * slope + low + sign * t * self.d) % over == 0
+            )
+            for r in range(step)
+        )
+        return Phases(step, other, -(-size // step), taps)
 
     @property
     def input_grad_padding(self) -> tuple[int, int]:

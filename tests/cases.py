@@ -9,6 +9,22 @@ from typing import Any
 import numpy as np
 
 import jconv
+from jconv._algorithms import ALGORITHMS
+
+# Algorithms that cover every call, and plans between which every algorithm and every reduction is met, some twice.
+GENERAL = ("xla", "einsum")
+COMPOSED = (
+    "fold+xla",
+    "fold+matmul",
+    "unfold+xla",
+    "unfold+fold+einsum",
+    "fold+unfold+matmul",
+    "group+xla",
+    "unfold+group+matmul",
+    "swap+shift",
+    "swap+fold+xla",
+)
+PLANS = (*ALGORITHMS, *COMPOSED)
 
 
 @dataclasses.dataclass(frozen=True)

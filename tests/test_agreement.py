@@ -10,8 +10,7 @@ from jax import lax
 from jax import numpy as jnp
 
 import jconv
-from jconv._algorithms import ALGORITHMS
-from tests.cases import draw
+from tests.cases import GENERAL, draw
 
 try:
     import torch
@@ -82,7 +81,7 @@ def wide(a):
 def test_lax(seed):
     x_shape, k_shape, dtype, reference, own = lax_arguments(seed)
     x, k = (jnp.asarray(draw(shape, np.dtype(jnp.dtype(dtype)), i)) for i, shape in enumerate((x_shape, k_shape)))
-    algorithm = [*ALGORITHMS, "auto"][seed % 3]
+    algorithm = [*GENERAL, "auto"][seed % 3]
     own = functools.partial(own, algorithm=algorithm)
     # lax itself is wrong on CPU in jaxlib 0.10 where one axis is cropped and padded, so it gets its x padded before
     spec = jconv.ConvSpec(x_shape, k_shape, *(own.keywords[n] for n in ("strides", "padding", "input_dilation",
@@ -123,7 +122,7 @@ def from_torch(y):
 
 
 @needs_torch
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_torch_conv(rank, seed, algorithm):
@@ -162,7 +161,7 @@ def test_torch_padding_modes(rank, mode):
 
 
 @needs_torch
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_torch_conv_transpose(rank, seed, algorithm):

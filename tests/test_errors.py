@@ -195,7 +195,7 @@ def test_type_errors(call, text):
 
 def test_undeclared_calls_are_refused():
     x, k = ones((1, *(2,) * 9, 1)), ones((*(1,) * 9, 1, 1))
-    with pytest.raises(ValueError, match="'einsum' does not cover forward of .*8 spatial axes.*Accepted: \\['xla'\\]"):
+    with pytest.raises(ValueError, match="'einsum' does not cover forward of .*8 spatial axes.*Accepted: \\['xla', "):
         jconv.conv(x, k, algorithm="einsum")
     assert jconv.select_algorithm(x.shape, k.shape, platform="cpu").name == "xla"
     with pytest.raises(ValueError, match="does not cover kernel_grad"):

@@ -267,7 +267,7 @@ def test_params_round_trip(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--algorithm", "fft"], "invalid choice: 'fft' (choose from"),
+        (["--algorithm", "fourier"], "invalid choice: 'fourier' (choose from"),
         (["--epochs", "0"], "--epochs: invalid positive integer value: '0'"),
         (["--epochs", "-3"], "--epochs: invalid positive integer value: '-3'"),
         (["--batch-size", "4001"], "--batch-size: got 4001, accepted is 1 to 4000"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 
 import jax
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from jax import numpy as jnp
 
 import jconv
-from jconv._algorithms import ALGORITHMS
+from jconv._algorithms import ALGORITHMS, REDUCTIONS
 from jconv._algorithms.base import ROLES, Call
+from jconv._select import parts_of, plans, refusal, resolve, select
 from tests import oracle
-from tests.cases import CASES, FEW, NAMED, draw
+from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, draw
 from tests.numerics import DTYPES, assert_close, dtype_of
 
 
@@ -52,59 +54,101 @@ def terms(case, role):
     }[role]
 
 
-def check(case, role, dtype="float32", result_dtype=None, **options):
+def call_of(case, role, dtype="float32", precision=None):
+    return Call(case.spec, role, dtype_of(dtype), dtype_of(dtype), precision, "cpu")
+
+
+def check(case, role, dtype="float32", result_dtype=None, *, names, **options):
+    """Every named plan, in one compiled function, against the oracle."""
     a, b = operands(case, role, dtype)
-    got = run(case, role, a, b, **options)
+    fn = jax.jit(lambda a, b: {name: run(case, role, a, b, algorithm=name, **options) for name in names})
     want, magnitude = truth(case, role, a, b), truth(case, role, np.abs(a), np.abs(b))
-    assert_close(got, want, magnitude, terms(case, role), dtype, result_dtype)
-    return got
+    results, norms = fn(a, b), math.prod(float(np.linalg.norm(v.astype("complex128"))) for v in (a, b))
+    for name, got in results.items():
+        plan = select(call_of(case, role, dtype)).name if name == "auto" else name
+        try:
+            assert_close(got, want, magnitude, terms(case, role), dtype, result_dtype, plan, norms)
+        except AssertionError as error:
+            raise AssertionError(f"{name}: {error}") from error
+    return results
+
+
+def able(case, role, dtype="float32", names=PLANS):
+    """The plans that cover the case; the others must say why and raise."""
+    call = call_of(case, role, dtype)
+    for name in names:
+        if why := refusal(name, call):
+            assert len(why) > 20
+            a, b = operands(case, role, dtype)
+            with pytest.raises(ValueError, match="does not cover"):
+                jax.eval_shape(lambda a, b, n=name: run(case, role, a, b, algorithm=n), a, b)
+    return [name for name in names if refusal(name, call) is None]
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_every_geometry(case, algorithm, role):
-    check(case, role, algorithm=algorithm)
+def test_every_geometry(case, role):
+    names = able(case, role, names=PLANS if case in NAMED else tuple(ALGORITHMS))
+    assert set(GENERAL) <= set(names)
+    check(case, role, names=[*names, "auto"])
+
+
+def test_every_plan_is_met_by_some_geometry():
+    for role in ROLES:
+        met = {name for case in NAMED for name in PLANS if refusal(name, call_of(case, role)) is None}
+        assert met == set(PLANS)
+    assert {part for name in COMPOSED for part in name.split("+")} >= set(REDUCTIONS)
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("case", FEW + [c for c in NAMED if "groups" in c.name or "point" in c.name], ids=str)
-def test_auto(case, role):
-    check(case, role)
-
-
-@pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", FEW, ids=str)
-def test_every_dtype(case, dtype, algorithm, role):
+def test_every_dtype(case, dtype, role):
     wide = dtype in ("float64", "complex128")
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
-        call = Call(case.spec, role, dtype_of(dtype), dtype_of(dtype), None, "cpu")
-        assert ALGORITHMS[algorithm].supports(call) is None
-        got = check(case, role, dtype, algorithm=algorithm)
+        names = able(case, role, dtype, tuple(ALGORITHMS))
+        assert set(GENERAL) <= set(names)
+        results = check(case, role, dtype, names=names)
     short = {"int8": "int32", "uint8": "int32", "int16": "int32"}
-    assert got.dtype == short.get(dtype, dtype_of(dtype))
+    assert {got.dtype for got in results.values()} == {np.dtype(short.get(dtype, dtype_of(dtype)))}
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_long_sums_of_short_floats_are_accumulated_in_float32(dtype, algorithm, role):
-    # 4,608 products a sum and more: in 16 bits the running sum would soon swallow whole terms
-    case = FEW[2].__class__("long", (2, 40, 40, 32), (12, 12, 32, 32), {"padding": "VALID"})
-    check(case, role, dtype, algorithm=algorithm)
+@pytest.mark.parametrize(
+    ("x", "kernel", "groups"),
+    [
+        ((2, 40, 40, 32), (12, 12, 32, 32), 1),
+        ((1, 40, 40, 64), (3, 3, 64, 64), 1),
+        ((1, 40, 40, 8), (11, 11, 1, 8), 8),
+    ],
+)
+def test_long_sums_of_short_floats_are_accumulated_in_float32(x, kernel, groups, dtype, role):
+    # hundreds of products a sum and more: in 16 bits the running sum would soon swallow whole terms
+    case = FEW[2].__class__("long", x, kernel, {"padding": "VALID", "feature_group_count": groups})
+    check(case, role, dtype, names=able(case, role, dtype, ("xla", "matmul", "shift", "winograd4", "fft", "group+xla")))
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_preferred_element_type(dtype, algorithm, role):
+@pytest.mark.parametrize("case", FEW[2:], ids=str)
+def test_preferred_element_type(case, dtype, role):
     # a result in float32 keeps what rounding to 16 bits would lose
-    check(FEW[2], role, dtype, "float32", algorithm=algorithm, preferred_element_type=jnp.float32)
+    check(case, role, dtype, "float32", names=able(case, role, dtype), preferred_element_type=jnp.float32)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("role", ROLES)
+def test_precision_keeps_inexact_algorithms_out(role):
+    case = FEW[2].__class__("vgg", (4, 56, 56, 128), (3, 3, 128, 256), {})
+    assert "winograd" in resolve("auto", call_of(case, role)).name
+    for precision in ("high", "highest"):
+        value = jax.lax.Precision(precision)
+        assert all(plan.exact for plan in plans(call_of(case, role)) if plan.name == "matmul")
+        name = resolve("auto", call_of(case, role, precision=(value, value))).name
+        assert parts_of(name)[1].exact
+
+
+@pytest.mark.parametrize("algorithm", GENERAL)
 def test_gradients_of_a_wider_result_are_computed_in_its_dtype_and_returned_in_the_operands(algorithm):
     case = FEW[2]
     x, k = (jnp.asarray(a) for a in operands(case, "forward", "bfloat16"))
@@ -121,30 +165,54 @@ def test_gradients_of_a_wider_result_are_computed_in_its_dtype_and_returned_in_t
         assert_close(got, want, size, count, "bfloat16")
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("case", FEW + CASES[-12:], ids=str)
-def test_adjointness(case, algorithm):
+@pytest.mark.parametrize("case", FEW + CASES[-6:], ids=str)
+def test_adjointness(case):
     """<g, conv(x, k)> = <input_grad(g, k), x> = <kernel_grad(x, g), k>, in integers, so exactly."""
     spec = case.spec
     x, k, g = (draw(s, "int32", i) % 7 for i, s in enumerate((spec.x_shape, spec.kernel_shape, spec.output_shape)))
-    y = run(case, "forward", x, k, algorithm=algorithm)
-    x_bar = run(case, "input_grad", g, k, algorithm=algorithm)
-    k_bar = run(case, "kernel_grad", x, g, algorithm=algorithm)
-    assert np.sum(g * y) == np.sum(x_bar * x) == np.sum(k_bar * k)
+    able_in = {role: able(case, role, "int32") for role in ROLES}
+    names = [name for name in PLANS if all(name in able_in[role] for role in ROLES)]
+
+    @jax.jit
+    def roles(x, k, g):
+        return {
+            n: (run(case, "forward", x, k, algorithm=n), run(case, "input_grad", g, k, algorithm=n),
+                run(case, "kernel_grad", x, g, algorithm=n)) for n in names
+        }  # fmt: skip
+
+    for y, x_bar, k_bar in roles(x, k, g).values():
+        assert np.sum(g * y) == np.sum(x_bar * x) == np.sum(k_bar * k)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+LOCAL = [name for name in PLANS if "+" not in name and ALGORITHMS[name].local] + ["unfold+xla", "swap+shift"]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("case", [FEW[1], FEW[2]], ids=str)
-def test_non_finite_elements_reach_what_the_definition_says(case, bad, algorithm):
+@pytest.mark.parametrize("case", [FEW[1], FEW[2], FEW[3]], ids=str)
+def test_non_finite_elements_reach_what_the_definition_says(case, bad):
     x, k = operands(case, "forward")
     g = draw(case.spec.output_shape, seed=5)
     x[(0, *(n // 2 for n in x.shape[1:-1]), 0)] = bad
     g[(0, *(n // 2 for n in g.shape[1:-1]), 0)] = bad
     for role, a, b in (("forward", x, k), ("input_grad", g, k), ("kernel_grad", x, draw(g.shape, seed=5))):
-        got, want = run(case, role, a, b, algorithm=algorithm), truth(case, role, a, b)
-        np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
-        np.testing.assert_allclose(got[np.isfinite(want)], want[np.isfinite(want)], rtol=1e-4, atol=1e-4)
+        want = truth(case, role, a, b)
+        names = able(case, role, names=tuple(LOCAL))
+        for got in jax.jit(lambda a, b, n=names, r=role: [run(case, r, a, b, algorithm=m) for m in n])(a, b):
+            np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
+            np.testing.assert_allclose(got[np.isfinite(want)], want[np.isfinite(want)], rtol=1e-4, atol=1e-4)
+
+
+def test_plans_that_spread_non_finite_elements_say_so():
+    """Each of them does so for some case, so the flag is no empty warning; the others do for none (above)."""
+    case = FEW[2].__class__("wide", (1, 8, 8, 4), (3, 3, 2, 4), {"feature_group_count": 2, "padding": "VALID"})
+    dense = FEW[2].__class__("dense", (1, 9, 9, 1), (3, 3, 1, 1))
+    for name, at in (("group+xla", case), ("fold+xla", dense), ("winograd4", dense), ("fft", dense)):
+        found = next(plan for plan in plans(call_of(at, "forward")) if plan.name == name)
+        assert not found.local
+        x, k = operands(at, "forward")
+        x[0, 5, 5, 0] = np.inf
+        spread = ~np.isfinite(run(at, "forward", x, k, algorithm=name)) & np.isfinite(truth(at, "forward", x, k))
+        assert spread.any(), name
 
 
 MODES = ("zeros", "reflect", "replicate", "circular")

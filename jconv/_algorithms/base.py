@@ -53,14 +53,61 @@ class Call(NamedTuple):
 Run = Callable[[jax.Array, jax.Array, Call], jax.Array]
 
 
+class Work(NamedTuple):
+    """What one call costs on a CPU, in the units in which `jconv._select` prices it.
+
+    Args:
+        products: multiply-adds inside matrix products, weighted by how far their shape is from one that fills the
+            vector units (`matmul_work`).
+        vector: multiply-adds in loops over contiguous channels.
+        scalar: steps of loops that do not vectorise.
+        bytes: bytes written to and read from memory.
+        launches: separately launched computations.
+        workspace: bytes needed beyond operands and result.
+    """
+
+    products: float = 0.0
+    vector: float = 0.0
+    scalar: float = 0.0
+    bytes: float = 0.0
+    launches: float = 0.0
+    workspace: int = 0
+
+    def __add__(self, other: Work) -> Work:  # type: ignore[override]
+        *rates, workspace = (a + b for a, b in zip(self, other, strict=True))
+        return Work(*rates, workspace=int(workspace))
+
+
+SIDE = 16.0  # elements: what packing, and a short side, cost on each side of a matrix product
+LONG_SIDE = 40.0  # the same where a long sum gives a small result
+
+
+def matmul_work(rows: float, depth: float, columns: float) -> float:
+    """Multiply-adds of ``[rows, depth] @ [depth, columns]``, plus what its edges waste.
+
+    A product fills the machine when every side is large: operands are packed once for each use, which a short side does
+    not repay.
+    """
+    rows, depth, columns = (max(1.0, side) for side in (rows, depth, columns))
+    return rows * depth * columns * (1 + SIDE / rows) * (1 + SIDE / depth) * (1 + SIDE / columns)
+
+
+def long_matmul_work(rows: float, depth: float, columns: float) -> float:
+    """The same for the transpose of a tall matrix times another one: both are read across their rows."""
+    rows, depth, columns = (max(1.0, side) for side in (rows, depth, columns))
+    return 1.2 * rows * depth * columns * (1 + LONG_SIDE / rows) * (1 + SIDE / depth) * (1 + LONG_SIDE / columns)
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
     """One way to compute the three roles of the trilinear form T(x, kernel, y).
 
     `forward(x, kernel, call)` gives y, `input_grad(g, kernel, call)` the gradient with respect to x and
     `kernel_grad(x, g, call)` that with respect to the kernel. `supports(call)` gives None where the algorithm
-    covers the call, else the reason why it does not. `workspace(call)` gives the bytes that it needs beyond
-    its operands and result.
+    covers the call, else the reason why it does not. `work(call)` gives what it costs.
+
+    `exact`: whether its error is at most that of direct summation. `local`: whether a NaN or an Inf reaches only the
+    results whose definition contains it.
     """
 
     name: str
@@ -68,10 +115,122 @@ class Algorithm:
     input_grad: Run
     kernel_grad: Run
     supports: Callable[[Call], str | None]
-    workspace: Callable[[Call], int]
+    work: Callable[[Call], Work]
+    exact: bool = True
+    local: bool = True
 
     def run(self, role: Role) -> Run:
         return getattr(self, role)
+
+    def workspace(self, call: Call) -> int:
+        """Bytes needed beyond operands and result."""
+        return self.work(call).workspace
+
+
+class Map(NamedTuple):
+    """A linear map and its transpose."""
+
+    apply: Callable[[jax.Array], jax.Array]
+    transpose: Callable[[jax.Array], jax.Array]
+
+
+IDENTITY = Map(lambda a: a, lambda a: a)
+
+
+class Reduced(NamedTuple):
+    """One convolution written as another one: T(x, k, y) = T'(A x, B k, C y).
+
+    `spec` is the geometry of T', and `x`, `k`, `y` are A, B and C with their transposes. Differentiating both sides
+    gives every role at once:
+
+        forward      y     = C^T forward'(A x, B k)
+        input_grad   x_bar = A^T input_grad'(C g, B k)
+        kernel_grad  k_bar = B^T kernel_grad'(A x, C g)
+
+    With `exchanged`, A x takes the place of T' 's y, and C y that of its x.
+    """
+
+    spec: ConvSpec
+    x: Map = IDENTITY
+    k: Map = IDENTITY
+    y: Map = IDENTITY
+    exchanged: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Reduction:
+    """A way to write a convolution as another one, for another algorithm to compute.
+
+    `reduce(call)` gives the other one, where `supports(call)` is None. `work(call)` is what the maps cost, without the
+    other convolution. The maps only place, copy and add elements, so the error is the other algorithm's; where zeros
+    are placed beside an operand that holds a NaN or an Inf they spread it (`local` is False).
+    """
+
+    name: str
+    reduce: Callable[[Call], Reduced]
+    supports: Callable[[Call], str | None]
+    work: Callable[[Call], Work]
+    local: bool = False
+    exact: bool = True
+
+
+OPERANDS: dict[Role, str] = {"forward": "xk", "input_grad": "yk", "kernel_grad": "xy"}  # arguments of T
+RESULT: dict[Role, str] = {"forward": "y", "input_grad": "x", "kernel_grad": "k"}
+
+
+def reduced_call(reduced: Reduced, call: Call) -> Call:
+    """The call of the other convolution; its result stays in the accumulator, for the maps to add up."""
+    role = call.role
+    if reduced.exchanged and role != "kernel_grad":
+        role = "input_grad" if role == "forward" else "forward"
+    return call._replace(spec=reduced.spec, role=role, out_dtype=call.accumulator)
+
+
+def through(reduced: Reduced, a: jax.Array, b: jax.Array, call: Call, inner: Callable) -> jax.Array:
+    """One role through the other convolution; `inner(a, b)` computes that."""
+    maps = {"x": reduced.x, "k": reduced.k, "y": reduced.y}
+    first, second = OPERANDS[call.role]
+    a, b = maps[first].apply(a), maps[second].apply(b)
+    out = inner(b, a) if reduced.exchanged and call.role == "kernel_grad" else inner(a, b)
+    return maps[RESULT[call.role]].transpose(out)
+
+
+def exchanged(spec: ConvSpec) -> Reduced:
+    """T(x, k, y) = T'(y, k', x), with the window reversed and the channels of each group exchanged.
+
+    The relation p q = o s + t d - lo reads the same from the other side: o s = p q + t' d - lo' with t' = k - 1 - t and
+    lo' = (k - 1) d - lo. So strides and input dilation change places (`ConvSpec.input_grad_spec`).
+    """
+    other = spec.input_grad_spec
+
+    def flipped(kernel, spec):
+        groups, r = spec.feature_group_count, spec.rank
+        kernel = jax.lax.rev(kernel, tuple(range(r)))
+        kernel = kernel.reshape(*spec.window, -1, groups, spec.out_features // groups)  # [*window, i, g, c]
+        kernel = jax.lax.transpose(kernel, (*range(r), r + 2, r + 1, r))
+        return kernel.reshape(*spec.window, spec.out_features // groups, spec.in_features)
+
+    return Reduced(other, k=Map(lambda k: flipped(k, spec), lambda k: flipped(k, other)), exchanged=True)
+
+
+def pad(a: jax.Array, first: int, *ends: tuple[int, ...]) -> jax.Array:
+    """Zeros (or, for negative numbers, cuts) around axes `first`, `first + 1`, ...: (low, high[, between]) for each.
+
+    In one operation: XLA looks through several, and then keeps more than one copy.
+    """
+    if not any(any(end) for end in ends):
+        return a
+    config = [(0, 0, 0)] * a.ndim
+    for i, (low, high, *between) in enumerate(ends):
+        config[first + i] = (low, high, between[0] if between else 0)
+    return jax.lax.pad(a, jnp.zeros((), a.dtype), config)
+
+
+def divisor(n: object, at_most: float) -> int:
+    """The largest divisor of n that is at most `at_most` (1 at least; 1 for a symbolic size)."""
+    if not isinstance(n, int):
+        return 1
+    return max((d for d in range(1, n + 1) if n % d == 0 and d <= at_most), default=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ copy, so that row t is x[t d:]. The number of operations then does not depend on
 to compile.
 
     Source of the patch-matrix method: Chellapilla, Puri and Simard, "High performance convolutional neural networks for
-    document processing", 2006. Its memory is the product of output positions and window: `workspace`.
+    document processing", 2006. Its memory is the product of output positions and window.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from .._spec import Axis, ConvSpec, span
-from .base import Algorithm, Call
+from .base import Algorithm, Call, Work, long_matmul_work, matmul_work
 
 
 def _pad(x, axis: int, low: int, high: int, interior: int = 0):
@@ -133,11 +133,22 @@ def supports(call: Call) -> str | None:
     return None
 
 
-def workspace(call: Call) -> int:
+def work(call: Call) -> Work:
     spec = call.spec
-    size = math.prod((*spec.output_spatial, *spec.window, spec.in_features)) * math.prod(spec.batch_shape)
-    item = call.accumulator.itemsize if call.role == "input_grad" else call.dtype.itemsize
-    return 0 if all(k == 1 for k in spec.window) else size * item
+    batch, groups = math.prod(spec.batch_shape), spec.feature_group_count
+    size = math.prod((*spec.output_spatial, *spec.window, spec.in_features)) * batch
+    item = (call.accumulator if call.role == "input_grad" else call.dtype).itemsize
+    taps, inputs, outputs = math.prod(spec.window), spec.in_features // groups, spec.out_features // groups
+    space = math.prod(spec.output_spatial) * batch
+    if call.role == "kernel_grad":
+        products = groups * long_matmul_work(taps * inputs, space, outputs)
+    else:
+        products = groups * matmul_work(space, taps * inputs, outputs)
+    products *= 1.5  # subscripts are not always in the order that the library likes best
+    if taps == 1:
+        moved = 3.0 * item * (math.prod(spec.x_shape) + math.prod(spec.output_shape)) if groups > 1 else 0.0
+        return Work(products=products, bytes=moved, launches=2)
+    return Work(products=products, scalar=8.0 * size, bytes=4.0 * item * size, launches=8, workspace=size * item)
 
 
-ALGORITHM = Algorithm("einsum", forward, input_grad, kernel_grad, supports, workspace)
+ALGORITHM = Algorithm("einsum", forward, input_grad, kernel_grad, supports, work)

@@ -6,10 +6,12 @@ The gradients are convolutions themselves; `jconv._spec` derives their geometry 
 
 from __future__ import annotations
 
+import math
+
 from jax import lax
 from jax import numpy as jnp
 
-from .base import Algorithm, Call
+from .base import Algorithm, Call, Work, exchanged, matmul_work
 
 
 def _conv(lhs, rhs, call: Call, layout, *, padding, lhs_dilation, **options):
@@ -72,13 +74,9 @@ def forward(x, kernel, call: Call):
 
 
 def input_grad(g, kernel, call: Call):
-    """The adjoint convolution: window reversed, the channels of each group exchanged."""
-    spec = call.spec
-    groups, r = spec.feature_group_count, spec.rank
-    kernel = lax.rev(kernel, tuple(range(r)))
-    kernel = kernel.reshape(*spec.window, -1, groups, spec.out_features // groups)  # [*window, i, g, o]
-    kernel = lax.transpose(kernel, (*range(r), r + 2, r + 1, r)).reshape(spec.input_grad_spec.kernel_shape)
-    return _forward_spec(g, kernel, spec.input_grad_spec, call)
+    """The forward pass of the exchanged geometry."""
+    reduced = exchanged(call.spec)
+    return _forward_spec(g, reduced.k.apply(kernel), reduced.spec, call)
 
 
 def kernel_grad(x, g, call: Call):
@@ -103,8 +101,47 @@ def supports(call: Call) -> str | None:
     return None
 
 
-def workspace(call: Call) -> int:
-    return 0  # what the library behind XLA takes is its own; jconv allocates nothing
+def work(call: Call) -> Work:
+    """XLA on CPU: the library's patch products where it has them, and scalar loops for the rest."""
+    spec = call.spec
+    batch, groups = math.prod(spec.batch_shape), spec.feature_group_count
+    inputs, outputs, taps = spec.in_features // groups, spec.out_features // groups, math.prod(spec.window)
+    space = math.prod(spec.output_spatial) * batch
+    macs = spec.macs * batch
+    if call.role == "kernel_grad":
+        # A convolution whose window is the whole output. Inserted zeros are multiplied too.
+        rows, depth, columns = taps * inputs, space, outputs
+        macs *= math.prod(spec.strides)
+        if groups > 1:
+            return Work(scalar=SCALAR_STEP * macs * (groups if inputs * outputs > 1 else 1), launches=2)
+        # Both operands are transposed, then patches are gathered in runs of the batch, which cost less where runs are
+        # long, where one plane of the image stays in the innermost cache, and along one axis.
+        elements = math.prod(spec.x_shape) + math.prod(spec.output_shape)
+        plane = math.prod(spec.spatial) * batch * call.dtype.itemsize
+        runs = rows * depth * min(1.0, plane / 16384) * min(1.0, max(0.25, 16 / max(1, batch)))
+        gathered = 0.5 * rows * depth + 2 * elements if spec.rank == 1 else 4.0 * runs + 4.6 * elements
+        products = matmul_work(rows, depth, 3 * columns) / 3 * (1 if spec.rank <= 2 else 10)
+        return Work(products=products, scalar=gathered, launches=2, workspace=elements * call.dtype.itemsize)
+    if call.role == "input_grad":
+        inputs, outputs, space = outputs, inputs, math.prod(spec.spatial) * batch
+        macs = space * taps * inputs * spec.in_features
+        steps = math.prod(spec.strides)
+    else:
+        steps = math.prod(spec.input_dilation)
+    results = space * groups * outputs
+    if inputs == 1 and groups > 1:
+        return Work(scalar=SCALAR_STEP * macs + 20.0 * results, launches=2)
+    factor = 0.75 if spec.rank <= 2 else 8.0
+    if groups > 1:
+        products, launches = 1.5 * groups * matmul_work(space, taps * inputs, outputs), 0.3 * batch * groups
+    else:
+        products, launches = matmul_work(space, taps * inputs, 3 * outputs) / 3, 0.0
+    if spec.rank <= 2:
+        products /= max(1, steps) ** 0.75  # its patches leave most inserted zeros out
+    gathered = 2.0 * space * taps * groups / steps
+    return Work(products=factor * products, scalar=gathered, launches=2 + launches)
 
 
-ALGORITHM = Algorithm("xla", forward, input_grad, kernel_grad, supports, workspace)
+SCALAR_STEP = 3.0  # of a multiply-add in a loop that recomputes its indices
+
+ALGORITHM = Algorithm("xla", forward, input_grad, kernel_grad, supports, work)

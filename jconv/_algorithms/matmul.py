@@ -1,0 +1,204 @@
+"""`matmul`: matrix products over the channels, a few images at a time.
+
+For the outputs of one phase (`jconv._spec.Axis.phases`) let column (t, i) of the matrix P hold the slice of x that tap
+t meets. Then, with the kernel's taps in the same order,
+
+    y = P k,        k_bar = P^T y_bar,
+
+and x_bar is the first of these with x and y exchanged. `einsum` does the same with the whole image's patches; here the
+patches of only as many images as fit `BLOCK` bytes exist at a time, which keeps them in the cache, and in memory that
+the allocator reuses instead of giving it back to the system with every call.
+
+The kernel's gradient contracts over batch and space, a long sum for a small result. The product is written with the
+operand of fewer channels first, because the library packs the second one once.
+
+    Source: the patch-matrix method of Chellapilla, Puri and Simard, "High performance convolutional neural networks for
+    document processing", 2006; blocking it for the cache as in Goto and van de Geijn, "Anatomy of high-performance
+    matrix multiplication", 2008.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+from ._gather import gather, shifted
+from .base import Algorithm, Call, Work, divisor, long_matmul_work, matmul_work
+
+BLOCK = 12 << 20  # bytes of patches at a time
+MAX_TERMS = 128
+
+
+def _grouped(array: jax.Array, groups: int) -> jax.Array:
+    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
+
+
+def _dot(subscripts, a, b, call: Call):
+    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
+
+
+def _blocks(call: Call) -> int:
+    """Images in one block."""
+    spec = call.spec
+    batch = spec.batch_shape[0]
+    if not isinstance(batch, int):
+        return 0
+    return divisor(batch, BLOCK / max(1, _patch_bytes(call)))
+
+
+def _patch_bytes(call: Call) -> int:
+    """Patches of one image."""
+    spec = call.spec
+    taps = math.prod(spec.window)
+    space, channels = (
+        (spec.spatial, spec.out_features) if call.role == "input_grad" else (spec.output_spatial, spec.in_features)
+    )
+    steps = math.prod(axis.phases("p" if call.role == "input_grad" else "o").step for axis in spec.axes)
+    return math.prod(space) * max(1, taps // steps) * channels * call.dtype.itemsize
+
+
+def _product(terms, weights, groups: int, call: Call):
+    """P k for the slices of one phase; `weights` is [*window, j, (g, l)]."""
+    stacked = [weights[tap] for tap, _ in terms]
+    if groups == 1:
+        columns = jnp.concatenate([part for _, part in terms], -1) if len(terms) > 1 else terms[0][1]
+        return _dot("...j,jl->...l", columns, jnp.concatenate(stacked, 0), call)
+    columns = jnp.concatenate([_grouped(part, groups) for _, part in terms], -1)
+    kernel = _grouped(jnp.concatenate(stacked, 0), groups)
+    out = _dot("...gj,jgl->...gl", columns, kernel, call)
+    return out.reshape(*out.shape[:-2], -1)
+
+
+def _over_blocks(fn, a, call: Call):
+    """`fn` for every block of images, one after the other."""
+    images, batch = _blocks(call), a.shape[0]
+    if images == 0 or images == batch:
+        return fn(a)
+    out = lax.map(fn, a.reshape(batch // images, images, *a.shape[1:]))
+    return out.reshape(batch, *out.shape[2:])
+
+
+def forward(x, kernel, call: Call):
+    spec = call.spec
+
+    def block(x):
+        combine = functools.partial(_product, weights=kernel, groups=spec.feature_group_count, call=call)
+        return gather(x, spec.axes, "o", spec.out_features, call.accumulator, combine)
+
+    return _over_blocks(block, x, call)
+
+
+def input_grad(g, kernel, call: Call):
+    spec = call.spec
+    groups = spec.feature_group_count
+    kernel = jnp.swapaxes(_grouped(kernel, groups), -1, -3)  # [*window, c, g, i]
+    kernel = kernel.reshape(*kernel.shape[:-2], spec.in_features)
+
+    def block(g):
+        combine = functools.partial(_product, weights=kernel, groups=groups, call=call)
+        return gather(g, spec.axes, "p", spec.in_features, call.accumulator, combine)
+
+    return _over_blocks(block, g, call)
+
+
+def _transposed_product(p, y, groups: int, call: Call):
+    """P^T y, [columns of a group, outputs]."""
+    p, y = (v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) for v in (p, y))
+    if groups > 1:
+        p = p.reshape(p.shape[0], -1, groups, call.spec.in_features // groups)
+        return _dot("ntgi,ngc->tigc", p, _grouped(y, groups), call).reshape(-1, y.shape[-1])
+    if p.shape[-1] >= y.shape[-1]:
+        return _dot("nc,ni->ci", y, p, call).T
+    return _dot("ni,nc->ic", p, y, call)
+
+
+def kernel_grad(x, g, call: Call):
+    spec = call.spec
+    groups, rank = spec.feature_group_count, spec.rank
+    steps = [axis.phases("o").step for axis in spec.axes]
+    shape = (math.prod(spec.window), *spec.kernel_shape[-2:])
+
+    def block(x, g):
+        """The taps' gradients, summed over a block of images."""
+        rows: dict[tuple[int, ...], jax.Array] = {}
+        for terms, offset in zip(*shifted(x, spec.axes, "o"), strict=True):
+            if any(r >= axis.o for r, axis in zip(offset, spec.axes, strict=True)):
+                continue  # a phase beyond the last output
+            part = g
+            for i, (r, step) in enumerate(zip(offset, steps, strict=True)):
+                part = lax.slice_in_dim(part, r, part.shape[1 + i], step, axis=1 + i)
+            for _, same in itertools.groupby(terms, key=lambda term: term[0][:1]):  # one row of the window at a time
+                taps, slices = zip(*same, strict=True)
+                counts = (slice(None), *(slice(0, n) for n in part.shape[1 : 1 + rank]))
+                slices = [s[counts] for s in slices]
+                columns = jnp.concatenate(slices, -1) if len(slices) > 1 else slices[0]
+                found = _transposed_product(columns, part, groups, call).reshape(len(taps), *shape[1:])
+                rows.update({tap: found[j] for j, tap in enumerate(taps)})
+        zero = jnp.zeros(shape[1:], call.accumulator)
+        return jnp.stack([rows.get(tap, zero) for tap in itertools.product(*map(range, spec.window))])
+
+    images, batch = _blocks(call), x.shape[0]
+    if images == 0 or images == batch:
+        out = block(x, g)
+    else:
+
+        def step(i, total):
+            parts = (lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g))
+            return total + block(*parts)
+
+        out = lax.fori_loop(0, batch // images, step, jnp.zeros(shape, call.accumulator))
+    return out.reshape(spec.kernel_shape)
+
+
+def supports(call: Call) -> str | None:
+    taps = math.prod(call.spec.window)
+    if taps > MAX_TERMS:
+        return f"matmul writes out one slice a tap, for at most {MAX_TERMS} taps; the window has {taps}"
+    return None
+
+
+def work(call: Call) -> Work:
+    spec = call.spec
+    groups = spec.feature_group_count
+    batch, taps = math.prod(spec.batch_shape), math.prod(spec.window)
+    x, y = math.prod(spec.x_shape), math.prod(spec.output_shape)
+    inputs, outputs = spec.in_features // groups, spec.out_features // groups
+    item = call.dtype.itemsize
+    images = max(1, _blocks(call))
+    blocks = -(-batch // images)
+    patches = _patch_bytes(call)
+    role = "p" if call.role == "input_grad" else "o"
+    phases = math.prod(axis.phases(role).step for axis in spec.axes)
+    pointwise = taps == 1 and all(a.s == a.q == 1 and a.lo == a.hi == 0 for a in spec.axes)
+    if call.role == "kernel_grad":
+        rows = taps * inputs / (spec.window[0] if spec.rank else 1) / phases
+        products = groups * batch / images * taps * inputs / rows * long_matmul_work(
+            rows, math.prod(spec.output_spatial) * images, outputs
+        )  # fmt: skip
+        launches = blocks * (3 + phases * (spec.window[0] if spec.rank else 1) * 3) * (groups if groups > 1 else 1)
+    else:
+        depth, width = (outputs, inputs) if call.role == "input_grad" else (inputs, outputs)
+        space = math.prod(spec.spatial if call.role == "input_grad" else spec.output_spatial)
+        products = groups * blocks * phases * matmul_work(
+            max(1, space / phases) * images, max(1.0, depth * taps / phases), width
+        )  # fmt: skip
+        launches = blocks * (2 + 2 * phases)
+    moved = 0.0 if pointwise and groups == 1 else 2.0 * patches * batch
+    if groups > 1:
+        moved = 3 * moved + 4.0 * (x + y) * item
+    return Work(
+        products=products,
+        bytes=moved + (x + y) * item * (2 if phases > 1 else 1),
+        launches=launches,
+        workspace=0
+        if pointwise and groups == 1
+        else int(patches * images * 1.5 + (x + y) * item / max(1, blocks) * 1.2),
+    )
+
+
+ALGORITHM = Algorithm("matmul", forward, input_grad, kernel_grad, supports, work)

@@ -1,0 +1,214 @@
+"""`shift`: a sum of shifted multiply-adds, for channels that do not mix (or hardly).
+
+With p(o, t) the position that tap t meets at output o, and channels in groups g of i inputs and c outputs,
+
+    y[b, o, g, c]     = sum_{t, i} x[b, p(o, t), g, i] k[t, i, g, c]
+    x_bar[b, p, g, i] = sum_{t, c} y_bar[b, o(p, t), g, c] k[t, i, g, c]
+    k_bar[t, i, g, c] = sum_{b, o} x[b, p(o, t), g, i] y_bar[b, o, g, c].
+
+For one tap, p(o, t) runs through an arithmetic progression, so each term is a strided slice times one vector of
+channels, and the sum over t and i is one loop over contiguous channels: it vectorises, reads x once, and no zero is
+inserted for strides or dilations (`jconv._spec.Axis.phases`).
+
+The kernel's gradient sums over batch and space instead. XLA keeps the order of a floating-point sum, so a plain
+reduction is a scalar loop; here `FOLD` slabs of the image are first added element by element, which vectorises over
+channels, and only what is left is reduced. That also shortens the chains of additions: the error is below that of
+summing in one chain (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 4.2).
+
+    Source: sums of shifted images are the textbook form of the discrete convolution; the progressions are those of
+    Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import operator
+
+import jax
+from jax import lax
+from jax import numpy as jnp
+
+from ._gather import gather, padded
+from .base import Algorithm, Call, Work
+
+CHAIN = 8  # terms added to one another before they are added to the rest
+FOLD = 14  # slabs added before the reduction
+UNROLLED = 9  # taps of the kernel's gradient that are written out; of more, one row after the other in a loop
+MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
+
+
+def _grouped(array: jax.Array, groups: int) -> jax.Array:
+    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
+
+
+def _contract(terms, weights, groups: int, depth: int, width: int, dtype):
+    """sum over taps and `depth` of part[..., g, j] weights[tap][j, g, l], `CHAIN` terms at a time."""
+    total = None
+    products = []
+    for tap, operand in terms:
+        part = operand.astype(dtype)
+        columns = [part] if depth == 1 else [_grouped(part, groups)[..., j] for j in range(depth)]
+        weight = weights[tap]  # [j, g, l]
+        products += [c * weight[j, :, 0] if width == 1 else c[..., None] * weight[j] for j, c in enumerate(columns)]
+    for first in range(0, len(products), CHAIN):
+        partial = functools.reduce(operator.add, products[first : first + CHAIN])
+        total = partial if total is None else total + partial
+    assert total is not None
+    return total if width == 1 else total.reshape(*total.shape[:-2], groups * width)
+
+
+def _weights(kernel, call: Call):
+    """The kernel in the accumulator, [*window, i, g, c]."""
+    return _grouped(kernel.astype(call.accumulator), call.spec.feature_group_count)
+
+
+def _sizes(call: Call) -> tuple[int, int, int]:
+    spec = call.spec
+    groups = spec.feature_group_count
+    return groups, spec.in_features // groups, spec.out_features // groups
+
+
+def forward(x, kernel, call: Call):
+    groups, inputs, outputs = _sizes(call)
+    weights = _weights(kernel, call)
+    return gather(
+        x, call.spec.axes, "o", call.spec.out_features, call.accumulator,
+        lambda terms: _contract(terms, weights, groups, inputs, outputs, call.accumulator),
+    )  # fmt: skip
+
+
+def input_grad(g, kernel, call: Call):
+    groups, inputs, outputs = _sizes(call)
+    weights = jnp.swapaxes(_weights(kernel, call), -1, -3)  # [*window, c, g, i]
+    return gather(
+        g, call.spec.axes, "p", call.spec.in_features, call.accumulator,
+        lambda terms: _contract(terms, weights, groups, outputs, inputs, call.accumulator),
+    )  # fmt: skip
+
+
+def _reduced(x, g, call: Call):
+    """sum over batch and space of x[..., g, i] g[..., g, c], by slabs of one spatial axis: [i, g, c]."""
+    groups, inputs, outputs = _sizes(call)
+    axis = max(range(1, g.ndim - 1), key=lambda i: g.shape[i]) if g.ndim > 2 else 0
+    size = g.shape[axis] if isinstance(g.shape[axis], int) else 1
+    most = FOLD if g.ndim <= 4 else FOLD // 2  # XLA splits longer sums of slices of more axes
+    slabs = next((f for f in range(most, most // 2, -1) if size % f == 0), min(size, most))
+    rows = size // slabs
+
+    def product(low, high):
+        a, b = (lax.slice_in_dim(v, low, high, axis=axis).astype(call.accumulator) for v in (x, g))
+        if inputs == outputs == 1:
+            return a * b
+        return _grouped(a, groups).swapaxes(-1, -2)[..., None] * _grouped(b, groups)[..., None, :, :]
+
+    total = product(0, rows)
+    for j in range(1, slabs):
+        total = total + product(j * rows, (j + 1) * rows)
+    kept = g.ndim - 1
+    total = jnp.sum(total, axis=tuple(range(kept)))
+    if rows * slabs < size:
+        total = total + jnp.sum(product(rows * slabs, size), axis=tuple(range(kept)))
+    return total.reshape(inputs, groups, outputs)
+
+
+def kernel_grad(x, g, call: Call):
+    spec = call.spec
+    phases = [axis.phases("o") for axis in spec.axes]
+    x, lows = padded(x, spec.axes, "o")
+
+    def tap(x, choice):
+        """k_bar of one tap; `choice` holds, for each axis, its phase r and where x starts."""
+        here, there = x, g
+        for i, ((r, start), axis, phase) in enumerate(zip(choice, spec.axes, phases, strict=True)):
+            count = -(-(axis.o - r) // phase.step)
+            here = lax.slice_in_dim(here, start, start + (count - 1) * phase.other + 1, phase.other, axis=1 + i)
+            there = lax.slice_in_dim(there, r, axis.o, phase.step, axis=1 + i)
+        return _reduced(here, there, call)
+
+    where = []  # for each axis and tap: (phase, start), or None where the tap meets nothing
+    for axis, phase, low in zip(spec.axes, phases, lows, strict=True):
+        found = {t: (r, start + low) for r, taps in enumerate(phase.taps) for t, start in taps if r < axis.o}
+        where.append([found.get(t) for t in range(axis.k)])
+    zero = jnp.zeros((spec.kernel_shape[-2], spec.feature_group_count, _sizes(call)[2]), call.accumulator)
+
+    def written_out(x, per_axis):
+        return jnp.stack([zero if None in c else tap(x, c) for c in itertools.product(*per_axis)])
+
+    total, first = math.prod(spec.window), spec.axes[0] if spec.rank else None
+    if first is None or total <= UNROLLED or first.q > 1:
+        out = written_out(x, where)
+    else:
+        rest = total // first.k
+        # Taps of the first axis in one turn of the loop: as few computations as possible in all.
+        rows = min(range(max(1, UNROLLED // rest // 2), max(1, UNROLLED // rest) + 1), key=lambda r: r + first.k % r)
+        turns = first.k // rows
+        length = (first.o - 1) * first.s + (rows - 1) * first.d + 1
+        parts = []
+        if turns:
+
+            def window(i):
+                return lax.dynamic_slice_in_dim(x, i * rows * first.d, length, axis=1)
+
+            def turn(i, state):
+                # What the taps of this turn reach is carried from the turn before: a buffer, whose slices vectorise. A
+                # slice at a position that is only known when it runs does not.
+                part, out = state
+                found = written_out(part, [[(0, j * first.d) for j in range(rows)], *where[1:]])
+                return window(i + 1), lax.dynamic_update_slice_in_dim(out, found[None], i, axis=0)
+
+            start = jnp.zeros((turns, rows * rest, *zero.shape), call.accumulator)
+            _, found = lax.fori_loop(0, turns, turn, (window(0), start))
+            parts.append(found.reshape(turns * rows * rest, *zero.shape))
+        if turns * rows < first.k:
+            parts.append(written_out(x, [where[0][turns * rows :], *where[1:]]))
+        out = jnp.concatenate(parts)
+    return out.reshape(spec.kernel_shape)
+
+
+def supports(call: Call) -> str | None:
+    _, inputs, outputs = _sizes(call)
+    depth = {"forward": inputs, "input_grad": outputs, "kernel_grad": 1}[call.role]
+    terms = math.prod(call.spec.window) * depth
+    if terms > MAX_TERMS and call.role != "kernel_grad":
+        return f"shift writes out at most {MAX_TERMS} multiply-adds for one result, this takes {terms}"
+    if inputs * outputs > 64 and call.role == "kernel_grad":
+        return f"shift keeps every pair of channels of a group, here {inputs} times {outputs}; at most 64 in all"
+    if call.role == "kernel_grad" and math.prod(call.spec.window) > 4 * MAX_TERMS:
+        return f"shift takes windows of at most {4 * MAX_TERMS} taps here, this has {math.prod(call.spec.window)}"
+    return None
+
+
+def work(call: Call) -> Work:
+    spec = call.spec
+    groups, inputs, outputs = _sizes(call)
+    batch, taps = math.prod(spec.batch_shape), math.prod(spec.window)
+    x, y = (math.prod(s[-spec.rank - 1 :]) * batch for s in (spec.x_shape, spec.output_shape))
+    macs = spec.macs * batch
+    item = call.accumulator.itemsize
+    read = y if call.role == "input_grad" else x
+    lanes = groups if inputs * outputs == 1 or groups > 8 else max(inputs, outputs)
+    contracted = {"forward": inputs, "input_grad": outputs, "kernel_grad": 1}[call.role]
+    waste = max(1.0, 16 / lanes) * (1 if contracted == 1 else 1.5)  # one channel of several is a strided read
+    if call.role == "kernel_grad":
+        left = macs / FOLD
+        turns = 0 if taps <= UNROLLED else max(1, spec.window[0] // max(1, UNROLLED * spec.window[0] // taps))
+        kept = left * item if not turns else left * item / turns
+        return Work(
+            vector=4 * waste * macs,
+            scalar=left * 0.5,
+            bytes=2.0 * read * item * (1 + turns) + 2 * left * item,
+            launches=2 * taps,
+            workspace=int(1.1 * read * item * (2 if turns else 1) + 2 * kept),
+        )
+    pieces = math.prod(axis.phases("o" if call.role == "forward" else "p").step for axis in spec.axes)
+    return Work(
+        vector=waste * macs,
+        bytes=(2.0 * read + (x + y - read) * (3 if pieces > 1 else 1)) * item,
+        launches=2 + pieces,
+        workspace=int(item * (1.25 * read + ((x + y - read) if pieces > 1 else 0))),
+    )
+
+
+ALGORITHM = Algorithm("shift", forward, input_grad, kernel_grad, supports, work)

@@ -1,0 +1,285 @@
+"""`winograd2` and `winograd4`: windows of 3 by fewer products, two or four outputs at a time.
+
+Toom and Cook multiply two polynomials of m and k coefficients by evaluating them at n = m + k - 1 points, multiplying
+there, and interpolating: s = V_n^-1 [(V_k b) . (V_m a)], where row j of V_r holds the powers 0..r-1 of point j, and
+that of the point at infinity the last power alone. Read as a trilinear form in s, a and b and solved for a instead:
+
+    y = V_m^T [(V_k b) . (V_n^-T d)],     y[o] = sum_t d[o + t] b[t],   o < m,
+
+m outputs of a filter of k taps by n products instead of m k (Winograd). With B^T = V_n^-T, G = V_k, A^T = V_m^T (rows
+of B^T scaled to whole numbers, those of G by the inverse) and one such transform for each axis, T over tiles is
+
+    T(x, k, y) = sum over tiles b and points j of  <B^T x>[j, b, i]  <G k>[j, i, c]  <A y>[j, b, c],
+
+so forward is A^T of one matrix product a point, the kernel's gradient is G^T of another, and the input's gradient is
+the forward pass of the exchanged geometry (`exchanged` in `base`). Tiles of 4 take 1/4 of the products of a 3x3 window,
+tiles of 2 take 4/9; the error grows with the size of the points (docs/algorithms.md has it measured), so `precision`
+HIGH and HIGHEST exclude both. A NaN or an Inf reaches every output of its tile of 4; in tiles of 2 each element enters
+exactly the outputs that it has in the definition, so there it stays local.
+
+    Sources: Winograd, Arithmetic complexity of computations, 1980; Lavin and Gray, "Fast algorithms for convolutional
+    neural networks", 2015, arXiv:1509.09308.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+
+from .._spec import ConvSpec
+from .base import Algorithm, Call, Work, divisor, exchanged, long_matmul_work, matmul_work, pad, through
+
+POINTS = (0, 1, -1, 2, -2)
+BLOCK = 20 << 20  # bytes of transformed tiles at a time
+
+
+@functools.cache
+def transforms(m: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """B^T [n, n], G [n, k] and A^T [m, n], in float64."""
+    n = m + k - 1
+    points = [Fraction(p) for p in POINTS[: n - 1]]
+
+    def powers(r):
+        return [[p**j for j in range(r)] for p in points] + [[Fraction(int(j == r - 1)) for j in range(r)]]
+
+    # Rows of V_n^-T: the coefficients of the Lagrange polynomials of the finite points, and of the one that vanishes
+    # at all of them; the value at infinity is taken out of the former.
+    vanishing = _product([[-p, Fraction(1)] for p in points])
+    rows = []
+    for p in points:
+        others = [q for q in points if q != p]
+        scale = math.prod((p - q for q in others), start=Fraction(1))
+        rows.append([c / scale for c in _product([[-q, Fraction(1)] for q in others])] + [Fraction(0)])
+    rows.append(vanishing)
+    g = powers(k)
+    for j, row in enumerate(rows):
+        f = math.lcm(*(c.denominator for c in row))
+        rows[j] = [c * f for c in row]
+        g[j] = [c / f for c in g[j]]
+
+    def as_array(rows):
+        return np.array([[float(c) for c in row] for row in rows])
+
+    return as_array(rows), as_array(g), as_array(powers(m)).T
+
+
+def _product(factors: list[list[Fraction]]) -> list[Fraction]:
+    out = [Fraction(1)]
+    for factor in factors:
+        new = [Fraction(0)] * (len(out) + len(factor) - 1)
+        for i, a in enumerate(out):
+            for j, b in enumerate(factor):
+                new[i + j] += a * b
+        out = new
+    return out
+
+
+def _combine(matrix: np.ndarray, parts: list[jax.Array]) -> list[jax.Array]:
+    """The rows of ``matrix @ parts``, written as additions where an entry is 1 or -1."""
+    out = []
+    for row in matrix:
+        total = None
+        for c, part in zip(row, parts, strict=True):
+            if c == 0:
+                continue
+            if total is None:
+                total = part if c == 1 else part * np.asarray(c, part.dtype)
+            elif abs(c) == 1:
+                total = total + part if c > 0 else total - part
+            else:
+                total = total + part * np.asarray(c, part.dtype)
+        assert total is not None
+        out.append(total)
+    return out
+
+
+def _axes(spec: ConvSpec) -> list[int]:
+    """Spatial axes with a window to transform."""
+    return [i for i, k in enumerate(spec.window) if k > 1]
+
+
+def _points(a: jax.Array, axes: list[int], matrix: np.ndarray, step: int, counts: list[int]) -> jax.Array:
+    """`matrix` applied to the tiles of each axis: [b, *spatial, c] to [points, b * tiles, c].
+
+    Tile j of an axis starts at j * step and has as many elements as `matrix` has columns.
+    """
+    n = matrix.shape[1]
+    for done, (axis, count) in enumerate(zip(axes, counts, strict=True)):
+        at = 1 + axis + done
+        parts = [lax.slice_in_dim(a, i, i + step * (count - 1) + 1, step, axis=at) for i in range(n)]
+        a = jnp.stack(_combine(matrix, parts), axis=done)
+    points = len(axes)
+    return a.reshape(math.prod(a.shape[:points]), math.prod(a.shape[points:-1]), a.shape[-1])
+
+
+def _geometry(spec: ConvSpec, m: int):
+    axes = _axes(spec)
+    return axes, [-(-spec.axes[i].o // m) for i in axes]
+
+
+def _tiles_of_image(x, spec: ConvSpec, m: int, bt: np.ndarray):
+    axes, counts = _geometry(spec, m)
+    ends = []
+    for i, axis in enumerate(spec.axes):
+        length = m * counts[axes.index(i)] + bt.shape[0] - m if i in axes else axis.o
+        ends.append((axis.lo, length - axis.lo - axis.n))
+    return _points(pad(x, 1, *ends), axes, bt, m, counts)
+
+
+def _kernel_points(kernel, spec: ConvSpec, g: np.ndarray):
+    """G along each axis: [*window, i, c] to [points, i, c]. A small product, in full precision."""
+    for done, axis in enumerate(_axes(spec)):
+        kernel = jnp.moveaxis(_through(g, kernel, axis), 0, done)
+    return kernel.reshape(-1, *kernel.shape[-2:])
+
+
+def _through(matrix: np.ndarray, a: jax.Array, axis: int) -> jax.Array:
+    """`matrix` applied to one axis, which comes first."""
+    return jnp.tensordot(matrix.astype(a.dtype), a, axes=(1, axis), precision="highest")
+
+
+def _dot(subscripts, a, b, call: Call):
+    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
+
+
+def _blocked(call: Call, m: int) -> int:
+    """Images at a time."""
+    batch = call.spec.batch_shape[0]
+    return divisor(batch, max(1, BLOCK / _tile_bytes(call, m))) if isinstance(batch, int) else 0
+
+
+def _tile_bytes(call: Call, m: int) -> int:
+    """Transformed tiles of one image and one output together."""
+    spec = call.spec
+    axes, counts = _geometry(spec, m)
+    tiles = math.prod(counts) * math.prod(a.o for i, a in enumerate(spec.axes) if i not in axes)
+    return tiles * (m + 2) ** len(axes) * (spec.in_features + spec.out_features) * call.accumulator.itemsize
+
+
+def forward(x, kernel, call: Call, m: int):
+    spec = call.spec
+    bt, g, at = transforms(m, 3)
+    axes, counts = _geometry(spec, m)
+    n, dtype = len(bt), call.accumulator
+    k = _kernel_points(kernel.astype(dtype), spec, g)
+    space = [counts[axes.index(i)] if i in axes else axis.o for i, axis in enumerate(spec.axes)]
+
+    def block(x):
+        images = x.shape[0]
+        v = _tiles_of_image(x.astype(dtype), spec, m, bt)
+        out = _dot("jbi,jic->jbc", v, k, call)
+        out = out.reshape(*[n] * len(axes), images, *space, spec.out_features)
+        for left, axis in reversed(list(enumerate(axes))):  # the last of the leading axes, back into its place
+            parts = [lax.index_in_dim(out, j, axis=left, keepdims=False) for j in range(n)]
+            at_axis = left + 1 + axis
+            out = jnp.stack(_combine(at, parts), axis=at_axis + 1)
+            shape = out.shape
+            out = out.reshape(*shape[:at_axis], shape[at_axis] * m, *shape[at_axis + 2 :])
+            out = lax.slice_in_dim(out, 0, spec.axes[axis].o, axis=at_axis)
+        return out
+
+    images, batch = _blocked(call, m), x.shape[0]
+    if images in (0, batch):
+        return block(x)
+    out = lax.map(block, x.reshape(batch // images, images, *x.shape[1:]))
+    return out.reshape(batch, *out.shape[2:])
+
+
+def input_grad(g, kernel, call: Call, m: int):
+    reduced = exchanged(call.spec)
+    other = call._replace(spec=reduced.spec, role="forward")
+    return through(reduced, g, kernel, call, lambda a, b: forward(a, b, other, m))
+
+
+def kernel_grad(x, g, call: Call, m: int):
+    spec = call.spec
+    bt, gm, at = transforms(m, 3)
+    axes, counts = _geometry(spec, m)
+    dtype = call.accumulator
+
+    def block(x, y):
+        x, y = x.astype(dtype), y.astype(dtype)
+        v = _tiles_of_image(x, spec, m, bt)
+        tiles = dict(zip(axes, counts, strict=True))
+        ends = [(0, m * tiles[i] - axis.o if i in tiles else 0) for i, axis in enumerate(spec.axes)]
+        y = pad(y, 1, *ends)
+        u = _points(y, axes, at.T, m, counts)
+        if v.shape[-1] >= u.shape[-1]:  # the operand of fewer channels first
+            return jnp.swapaxes(_dot("jbc,jbi->jci", u, v, call), 1, 2)
+        return _dot("jbi,jbc->jic", v, u, call)
+
+    images, batch = _blocked(call, m), x.shape[0]
+    shape = (len(bt) ** len(axes), spec.in_features, spec.out_features)
+    if images in (0, batch):
+        out = block(x, g)
+    else:
+
+        def step(i, total):
+            return total + block(*(lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g)))
+
+        out = lax.fori_loop(0, batch // images, step, jnp.zeros(shape, dtype))
+    out = out.reshape(*[len(bt)] * len(axes), *shape[1:])
+    for left in range(len(axes)):
+        out = jnp.moveaxis(_through(gm.T, out, left), 0, left)
+    return out.reshape(spec.kernel_shape)
+
+
+def supports(call: Call) -> str | None:
+    spec = call.spec
+    if not jnp.issubdtype(call.dtype, jnp.floating):
+        return f"winograd divides by whole numbers, so it takes real floats, not {call.dtype}"
+    if spec.feature_group_count > 1:
+        return "winograd sums over the channels of one group"
+    if not _axes(spec) or any(axis.k not in (1, 3) for axis in spec.axes):
+        return f"winograd takes windows of 3 (or 1), here {spec.window}"
+    if any(axis.s > 1 or axis.q > 1 or axis.d > 1 for axis in spec.axes):
+        return "winograd takes stride 1 and no dilation"
+    return None
+
+
+def work(call: Call, m: int) -> Work:
+    spec = call.spec
+    if supports(call):
+        return Work()
+    axes, counts = _geometry(spec, m)
+    batch = math.prod(spec.batch_shape)
+    n, item = (m + 2) ** len(axes), call.accumulator.itemsize
+    tiles = math.prod(counts) * math.prod(a.o for i, a in enumerate(spec.axes) if i not in axes)
+    images = max(1, _blocked(call, m))
+    blocks = -(-batch // images)
+    if call.role == "kernel_grad":
+        products = blocks * n * long_matmul_work(spec.in_features, tiles * images, spec.out_features)
+    else:
+        depth, columns = (spec.in_features, spec.out_features)[:: -1 if call.role == "input_grad" else 1]
+        products = blocks * n * matmul_work(tiles * images, depth, columns)
+    transformed = tiles * n * batch * (spec.in_features + spec.out_features)
+    kernel = n * spec.in_features * spec.out_features
+    return Work(
+        products=products,
+        vector=3.0 * (m + 2) / 2 * transformed,
+        bytes=item * (3.5 * transformed + 4.0 * kernel),
+        launches=blocks * 8 * (m + 2) ** max(0, len(axes) - 1) + 30,
+        workspace=int(1.4 * images * _tile_bytes(call, m) + item * kernel),
+    )
+
+
+def _algorithm(m: int) -> Algorithm:
+    return Algorithm(
+        f"winograd{m}",
+        functools.partial(forward, m=m),
+        functools.partial(input_grad, m=m),
+        functools.partial(kernel_grad, m=m),
+        supports,
+        functools.partial(work, m=m),
+        exact=False,
+        local=m == 2,
+    )
+
+
+ALGORITHMS = (_algorithm(2), _algorithm(4))

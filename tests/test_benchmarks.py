@@ -1,0 +1,211 @@
+"""The benchmark: its sampled check against the oracle, one cell measured, and what it writes."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jconv
+from benchmarks import __main__ as command
+from benchmarks import check, harness, networks, report, workloads
+from benchmarks.peers import NotExpressible, on_jax
+from benchmarks.peers.base import OPERANDS, Layout, Prepared
+from benchmarks.steps import models
+
+GEOMETRIES = {
+    "plain": ((2, 7, 6, 3), (3, 3, 3, 4), {}),
+    "strided": ((2, 9, 8, 2), (3, 4, 2, 3), {"strides": 2, "padding": 1}),
+    "groups": ((2, 6, 5, 4), (3, 3, 2, 6), {"feature_group_count": 2}),
+    "depthwise": ((2, 6, 5, 4), (3, 3, 1, 8), {"feature_group_count": 4}),
+    "causal": ((2, 19, 2), (3, 2, 3), {"padding": "CAUSAL", "kernel_dilation": 4}),
+    "transposed": ((2, 5, 4, 3), (4, 4, 3, 2), {"input_dilation": 2, "padding": 2}),
+    "volume": ((1, 4, 5, 6, 2), (2, 3, 1, 2, 3), {}),
+}
+ONCE = harness.QUICK._replace(rounds=2, sample_s=0.0, limit_s=60.0)
+MACHINE = {"flops_per_s": 1e11, "bytes_per_s": 1e10}
+TINY = workloads.Workload("tiny", "none", (2, 6, 6, 3), (3, 3, 3, 4), {})
+
+
+def operands(role, spec):
+    rng = np.random.default_rng(0)
+    shapes = {"x": spec.x_shape, "kernel": spec.kernel_shape, "g": spec.output_shape}
+    return [rng.standard_normal(shapes[n], np.float32) for n in OPERANDS[role]]
+
+
+@pytest.mark.parametrize("role", harness.ROLES)
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_sampled_elements_are_those_of_the_oracle(name, role):
+    x, kernel, options = GEOMETRIES[name]
+    spec = jconv.ConvSpec(x, kernel, **options)
+    a, b = operands(role, spec)
+    sample = check.sampled(role, spec, a, b)
+    np.testing.assert_allclose(sample.values, check.oracle_of(role, spec, a, b)[sample.where], atol=1e-12)
+    sizes = check.oracle_of(role, spec, np.abs(a), np.abs(b))[sample.where]
+    np.testing.assert_allclose(sample.sizes, sizes, atol=1e-12)
+
+
+def test_workloads_are_named_once_and_have_an_origin():
+    names = [w.name for w in workloads.WORKLOADS]
+    assert len(names) == len(set(names)) >= 16
+    assert all(w.origin and workloads.flops(w.spec) > 0 and workloads.traffic(w.spec) > 0 for w in workloads.WORKLOADS)
+
+
+def test_flops_of_a_transposed_convolution_leave_out_the_zeros():
+    spec = jconv.ConvSpec((1, 8, 1), (2, 1, 1), input_dilation=2, padding=1)
+    assert spec.output_shape == (1, 16, 1)
+    assert workloads.flops(spec) == 2 * 16  # each output has one tap on an element
+
+
+def test_a_layout_there_and_back():
+    a = np.arange(24).reshape(2, 3, 4)
+    layout = Layout((2, 0, 1), (1,))
+    np.testing.assert_array_equal(layout.back(layout.to(a)), a)
+    assert layout.to(a).shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("role", harness.ROLES)
+def test_a_cell_is_measured(role):
+    found = harness.measure(TINY, role, [on_jax.jconv_peer(), on_jax.lax_peer()], ONCE, MACHINE)
+    assert [r["candidate"] for r in found] == ["jconv", "lax"]
+    chosen = jconv.select_algorithm(TINY.x, TINY.kernel, role=role)
+    assert (found[0]["algorithm"], found[0]["reason"]) == chosen
+    for r in found:
+        assert r["kind"] == "layer"
+        assert r["rounds"] == 2
+        assert r["error"] < check.TOLERANCE
+        assert min(r["ms"], r["compile_s"], r["lower_s"], r["roofline"]) > 0
+        assert r["workspace_bytes"] >= 0
+
+
+class Odd:
+    """A peer that is wrong, or has no such layer."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def prepare(self, role, spec, operands):
+        if self.name == "lacking":
+            raise NotExpressible("no layer")
+        return Prepared(lambda: np.zeros(spec.output_shape), lambda result: result, {})
+
+
+def test_what_is_wrong_or_lacking_is_said_and_not_timed():
+    wrong, lacking = harness.measure(TINY, "forward", [Odd("wrong"), Odd("lacking")], ONCE, MACHINE)
+    assert wrong["kind"] == "wrong"
+    assert "ms" not in wrong
+    assert lacking["kind"] == "left out"
+    assert lacking["reason"] == "no layer"
+
+
+def test_an_algorithm_that_does_not_cover_a_call_is_left_out(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("algorithm: 'x' does not cover forward")
+
+    monkeypatch.setattr(jconv, "conv", refuse)
+    (found,) = harness.measure(TINY, "forward", [on_jax.jconv_peer()], ONCE, MACHINE)
+    assert found["kind"] == "left out"
+
+
+def test_a_cell_behind_lax_is_measured_again(monkeypatch):
+    calls = []
+    speeds = {"jconv": 2.0, "lax": 1.0, "torch": 3.0, "flax": 1.0}
+
+    def interleave(runs, first, effort):
+        calls.append((set(runs), effort.rounds))
+        return {name: [speeds[name] * 1e-3] * effort.rounds for name in runs}
+
+    monkeypatch.setattr(harness, "interleave", interleave)
+    runs = {name: (lambda: None) for name in speeds}
+    found = harness.measured(runs, dict.fromkeys(runs, 0.0), harness.FULL)
+    assert calls == [(set(runs), 15), (set(harness.PRINCIPAL), 30)]
+    assert found["jconv"]["rounds"] == 45
+    assert [look["rounds"] for look in found["jconv"]["looks"]] == [15, 30]
+    assert "looks" not in found["flax"]
+
+
+def test_a_slow_call_gets_the_least_rounds():
+    counts = {"jconv": 0, "flax": 0}
+    runs = {name: (lambda name=name: counts.update({name: counts[name] + 1})) for name in counts}
+    found = harness.interleave(runs, dict.fromkeys(counts, 2.0), harness.FULL)
+    assert counts == {"jconv": 2, "flax": 0}  # beside the call already made
+    assert {name: len(s) for name, s in found.items()} == {"jconv": 3, "flax": 1}
+
+
+def fake(workload, role, candidate, ms):
+    compiled = {"lower_s": 0.1, "compile_s": 0.1, "workspace_bytes": 0}
+    more = {"algorithm": "xla", "reason": ""} if candidate == "jconv" else {}
+    cell = {"workload": workload, "role": role, "candidate": candidate, "ms": ms, "roofline": 0.5}
+    return {"kind": "layer", **cell, **more, **(compiled if candidate != "torch" else {})}
+
+
+RECORDS = [
+    {"kind": "environment", "platform": "cpu", "device": "a machine", "cores": 2, "jax": "1", "jaxlib": "1",
+     "python": "3", "date": "today", "libraries": {"torch": "2"}},
+    {"kind": "machine", **MACHINE},
+    {"kind": "absent", "candidate": "keras", "reason": "keras: No module named 'keras'"},
+    *(fake("layer", role, who, ms) for role in harness.ROLES for who, ms in (("jconv", 2.0), ("lax", 4.0), ("torch", 1.0))),
+    *(fake("other", "forward", who, ms) for who, ms in (("jconv", 4.0), ("lax", 2.0))),
+    {"kind": "step", "network": "net", "candidate": "jconv", "ms": 1.0},
+]  # fmt: skip
+
+
+def test_summary_counts_and_names_the_cells_behind():
+    text = "\n".join(report.summary(RECORDS))
+    assert "lax's time over jconv's: 1.41 over 4 layers and roles" in text
+    assert "Below 0.95 of lax: 1: other forward (0.50)." in text
+    assert "PyTorch's time over jconv's: 0.50 over 3" in text
+    assert "Below 0.4 of PyTorch: 0." in text
+
+
+def test_report_names_who_is_absent():
+    text = report.full_report(RECORDS)
+    assert "Absent: keras" in text
+    assert "100 GFLOP/s" in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith(("| layer", "| other"))}
+    assert len(widths) == 1
+
+
+def test_picture_is_drawn(tmp_path):
+    report.picture(RECORDS, tmp_path / "new" / "picture.png")
+    assert (tmp_path / "new" / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_readme_is_rewritten_between_its_markers():
+    part = report.readme_part(RECORDS, "a.png")
+    once = report.rewrite(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", part)
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter\n")
+    assert "| layer | forward | xla | 2 | 2.00 | 0.50 |" in once
+    assert report.rewrite(once, part) == once
+    with pytest.raises(ValueError, match="markers|accepted"):
+        report.rewrite("no such lines", part)
+
+
+def test_readme_has_the_markers():
+    report.rewrite((command.ROOT / "README.md").read_text(), "")
+
+
+def test_results_are_kept_from_the_first_and_named_at_the_end(tmp_path):
+    results = command.Results(tmp_path / "cpu.jsonl")
+    results.add([{"kind": "machine"}])
+    assert not results.path.exists()
+    assert json.loads(results.partial.read_text()) == {"kind": "machine"}
+    results.finish()
+    assert report.read(results.path) == [{"kind": "machine"}]
+    assert not results.partial.exists()
+
+
+def test_initial_values_follow_the_layers():
+    body = (networks.Conv(4, 1), networks.Norm(), networks.Skip((networks.MaxPool(), networks.Up(3))))
+    layers = (networks.Conv(5, 3, padding=1, bias=True), networks.Relu(), *body, networks.Conv(2, 1))
+    values = models.initial_values(networks.Network("tiny", "none", (2, 4, 4, 1), layers, (4, 4), 2))
+    shapes = [{name: v.shape for name, v in value.items()} for value in values]
+    assert shapes == [
+        {"kernel": (3, 3, 1, 5), "bias": (5,)},
+        {"kernel": (1, 1, 5, 4)},
+        {"scale": (4,), "bias": (4,)},
+        {"kernel": (2, 2, 3, 4)},
+        {"kernel": (1, 1, 7, 2)},
+    ]
+    assert len(values) == len(list(networks.with_parameters(layers)))
