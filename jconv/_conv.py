@@ -632,7 +632,7 @@ def select_algorithm(
 
     >>> shapes = (8, 28, 28, 256), (3, 3, 8, 256)
     >>> select_algorithm(*shapes, feature_group_count=32, role="kernel_grad", platform="cpu").name
-    'group+matmul'
+    'matmul'
     >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
     on tpu XLA hands convolutions to the device's own library
 

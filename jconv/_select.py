@@ -132,11 +132,13 @@ def plans(call: Call, reductions: int = MAX_REDUCTIONS, used: tuple[str, ...] = 
     for reduction in REDUCTIONS.values():
         if reduction.name in used or reduction.supports(call) is not None:
             continue
-        inner = reduced_call(reduction.reduce(call), call)
+        reduced = reduction.reduce(call)
+        inner = reduced_call(reduced, call)
         own = reduction.work(call)
         for plan in plans(inner, reductions - 1, (*used, reduction.name)):
             name = f"{reduction.name}{SEPARATOR}{plan.name}"
-            yield Plan(name, own + plan.work, plan.exact, reduction.local and plan.local)
+            work = own + plan.work * reduced.parts
+            yield Plan(name, work, plan.exact, reduction.local and plan.local)
 
 
 def _wants_exact(precision: object) -> bool:

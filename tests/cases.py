@@ -21,6 +21,7 @@ COMPOSED = (
     "fold+unfold+matmul",
     "group+xla",
     "unfold+group+matmul",
+    "split+xla",
     "swap+shift",
     "swap+fold+xla",
 )

@@ -1,6 +1,6 @@
 """The algorithms and the reductions, in order: to add one, write its file and add its line here."""
 
-from . import einsum, fft, fold, group, matmul, shift, swap, unfold, winograd, xla
+from . import einsum, fft, fold, group, matmul, shift, split, swap, unfold, winograd, xla
 from .base import Algorithm, Reduction
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -20,6 +20,7 @@ REDUCTIONS: dict[str, Reduction] = {
         fold.REDUCTION,
         unfold.REDUCTION,
         group.REDUCTION,
+        split.REDUCTION,
         swap.REDUCTION,
     )
 }

@@ -73,6 +73,11 @@ class Work(NamedTuple):
     launches: float = 0.0
     workspace: int = 0
 
+    def __mul__(self, times: int) -> Work:  # type: ignore[override]
+        """The same work several times, one after the other: the workspace is used again."""
+        *rates, workspace = self
+        return Work(*(rate * times for rate in rates), workspace=int(workspace))
+
     def __add__(self, other: Work) -> Work:  # type: ignore[override]
         *rates, workspace = (a + b for a, b in zip(self, other, strict=True))
         return Work(*rates, workspace=int(workspace))
@@ -130,8 +135,8 @@ class Algorithm:
 class Map(NamedTuple):
     """A linear map and its transpose."""
 
-    apply: Callable[[jax.Array], jax.Array]
-    transpose: Callable[[jax.Array], jax.Array]
+    apply: Callable[[jax.Array], Any]
+    transpose: Callable[[Any], jax.Array]
 
 
 IDENTITY = Map(lambda a: a, lambda a: a)
@@ -147,7 +152,8 @@ class Reduced(NamedTuple):
         input_grad   x_bar = A^T input_grad'(C g, B k)
         kernel_grad  k_bar = B^T kernel_grad'(A x, C g)
 
-    With `exchanged`, A x takes the place of T' 's y, and C y that of its x.
+    With `exchanged`, A x takes the place of T' 's y, and C y that of its x. With `parts`, T is the sum of so many such
+    forms of one geometry: the maps give a list, one array for each, and their transposes take one.
     """
 
     spec: ConvSpec
@@ -155,6 +161,7 @@ class Reduced(NamedTuple):
     k: Map = IDENTITY
     y: Map = IDENTITY
     exchanged: bool = False
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +198,8 @@ def through(reduced: Reduced, a: jax.Array, b: jax.Array, call: Call, inner: Cal
     maps = {"x": reduced.x, "k": reduced.k, "y": reduced.y}
     first, second = OPERANDS[call.role]
     a, b = maps[first].apply(a), maps[second].apply(b)
+    if reduced.parts > 1:
+        return maps[RESULT[call.role]].transpose([inner(*pair) for pair in zip(a, b, strict=True)])
     out = inner(b, a) if reduced.exchanged and call.role == "kernel_grad" else inner(a, b)
     return maps[RESULT[call.role]].transpose(out)
 

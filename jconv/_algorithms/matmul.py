@@ -177,9 +177,9 @@ def work(call: Call) -> Work:
     pointwise = taps == 1 and all(a.s == a.q == 1 and a.lo == a.hi == 0 for a in spec.axes)
     if call.role == "kernel_grad":
         rows = taps * inputs / (spec.window[0] if spec.rank else 1) / phases
-        products = groups * batch / images * taps * inputs / rows * long_matmul_work(
-            rows, math.prod(spec.output_spatial) * images, outputs
-        )  # fmt: skip
+        count = groups * batch / images * taps * inputs / rows
+        price = long_matmul_work if groups == 1 else matmul_work  # groups share what packing costs
+        products = count * price(rows, math.prod(spec.output_spatial) * images, outputs)
         launches = blocks * (3 + phases * (spec.window[0] if spec.rank else 1) * 3) * (groups if groups > 1 else 1)
     else:
         depth, width = (outputs, inputs) if call.role == "input_grad" else (inputs, outputs)

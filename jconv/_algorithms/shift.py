@@ -12,8 +12,8 @@ inserted for strides or dilations (`jconv._spec.Axis.phases`).
 
 The kernel's gradient sums over batch and space instead. XLA keeps the order of a floating-point sum, so a plain
 reduction is a scalar loop; here `FOLD` slabs of the image are first added element by element, which vectorises over
-channels, and only what is left is reduced. That also shortens the chains of additions: the error is below that of
-summing in one chain (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 4.2).
+channels, and only what is left is summed, by a product with ones. That also shortens the chains of additions: the error
+is below that of summing in one chain (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 4.2).
 
     Source: sums of shifted images are the textbook form of the discrete convolution; the progressions are those of
     Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
@@ -31,10 +31,11 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work
+from .base import Algorithm, Call, Work, pad
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
+ONES = 8  # rows of ones; XLA turns a product with one row back into a sum
 UNROLLED = 9  # taps of the kernel's gradient that are written out; of more, one row after the other in a loop
 MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
 
@@ -82,34 +83,53 @@ def forward(x, kernel, call: Call):
 def input_grad(g, kernel, call: Call):
     groups, inputs, outputs = _sizes(call)
     weights = jnp.swapaxes(_weights(kernel, call), -1, -3)  # [*window, c, g, i]
+    if inputs * outputs > 1:
+        weights = pad(weights, weights.ndim - 3, (0, 1))  # writes them out in this order, for contiguous reads
     return gather(
         g, call.spec.axes, "p", call.spec.in_features, call.accumulator,
         lambda terms: _contract(terms, weights, groups, outputs, inputs, call.accumulator),
     )  # fmt: skip
 
 
-def _reduced(x, g, call: Call):
-    """sum over batch and space of x[..., g, i] g[..., g, c], by slabs of one spatial axis: [i, g, c]."""
+def _tap(x, g, choice, phases, call: Call):
+    """k_bar of one tap, [i, g, c]; `choice` holds, for each axis, its phase r and where x starts.
+
+    Sums x[..., g, i] g[..., g, c] over batch and space by slabs of the longest axis.
+    """
+    spec = call.spec
     groups, inputs, outputs = _sizes(call)
-    axis = max(range(1, g.ndim - 1), key=lambda i: g.shape[i]) if g.ndim > 2 else 0
-    size = g.shape[axis] if isinstance(g.shape[axis], int) else 1
-    most = FOLD if g.ndim <= 4 else FOLD // 2  # XLA splits longer sums of slices of more axes
+    counts = [-(-(axis.o - r) // phase.step) for (r, _), axis, phase in zip(choice, spec.axes, phases, strict=True)]
+    longest = max(range(len(counts)), key=lambda i: counts[i], default=0)
+    size = counts[longest] if counts else 1
+    most = FOLD if spec.rank <= 2 else FOLD // 2  # XLA splits longer sums of slices of more axes
     slabs = next((f for f in range(most, most // 2, -1) if size % f == 0), min(size, most))
     rows = size // slabs
 
+    def part(array, starts, steps, low, high):
+        begin, limit = [], []
+        for i, (start, step, count) in enumerate(zip(starts, steps, counts, strict=True)):
+            first, last = (low, high - 1) if i == longest else (0, count - 1)
+            begin.append(start + first * step)
+            limit.append(start + last * step + 1)
+        bounds = (0, *begin, 0), (array.shape[0], *limit, array.shape[-1]), (1, *steps, 1)
+        return lax.slice(array, *bounds).astype(call.accumulator)
+
     def product(low, high):
-        a, b = (lax.slice_in_dim(v, low, high, axis=axis).astype(call.accumulator) for v in (x, g))
+        a = part(x, [start for _, start in choice], [phase.other for phase in phases], low, high)
+        b = part(g, [r for r, _ in choice], [phase.step for phase in phases], low, high)
         if inputs == outputs == 1:
             return a * b
         return _grouped(a, groups).swapaxes(-1, -2)[..., None] * _grouped(b, groups)[..., None, :, :]
 
-    total = product(0, rows)
-    for j in range(1, slabs):
-        total = total + product(j * rows, (j + 1) * rows)
-    kept = g.ndim - 1
-    total = jnp.sum(total, axis=tuple(range(kept)))
+    def summed(array):
+        """Over batch and space, as a product with ones: XLA would draw all the terms above into a plain sum."""
+        rows = array.reshape(-1, inputs * groups * outputs)
+        ones = jnp.ones((ONES, rows.shape[0]), rows.dtype)
+        return jnp.matmul(ones, rows, precision="highest", preferred_element_type=rows.dtype)[0]
+
+    total = summed(functools.reduce(operator.add, (product(j * rows, (j + 1) * rows) for j in range(slabs))))
     if rows * slabs < size:
-        total = total + jnp.sum(product(rows * slabs, size), axis=tuple(range(kept)))
+        total = total + summed(product(rows * slabs, size))
     return total.reshape(inputs, groups, outputs)
 
 
@@ -118,15 +138,6 @@ def kernel_grad(x, g, call: Call):
     phases = [axis.phases("o") for axis in spec.axes]
     x, lows = padded(x, spec.axes, "o")
 
-    def tap(x, choice):
-        """k_bar of one tap; `choice` holds, for each axis, its phase r and where x starts."""
-        here, there = x, g
-        for i, ((r, start), axis, phase) in enumerate(zip(choice, spec.axes, phases, strict=True)):
-            count = -(-(axis.o - r) // phase.step)
-            here = lax.slice_in_dim(here, start, start + (count - 1) * phase.other + 1, phase.other, axis=1 + i)
-            there = lax.slice_in_dim(there, r, axis.o, phase.step, axis=1 + i)
-        return _reduced(here, there, call)
-
     where = []  # for each axis and tap: (phase, start), or None where the tap meets nothing
     for axis, phase, low in zip(spec.axes, phases, lows, strict=True):
         found = {t: (r, start + low) for r, taps in enumerate(phase.taps) for t, start in taps if r < axis.o}
@@ -134,7 +145,7 @@ def kernel_grad(x, g, call: Call):
     zero = jnp.zeros((spec.kernel_shape[-2], spec.feature_group_count, _sizes(call)[2]), call.accumulator)
 
     def written_out(x, per_axis):
-        return jnp.stack([zero if None in c else tap(x, c) for c in itertools.product(*per_axis)])
+        return jnp.stack([zero if None in c else _tap(x, g, c, phases, call) for c in itertools.product(*per_axis)])
 
     total, first = math.prod(spec.window), spec.axes[0] if spec.rank else None
     if first is None or total <= UNROLLED or first.q > 1:

@@ -94,8 +94,10 @@ def work(call: Call) -> Work:
     axis = spec.axes[0]
     copies = math.prod(spec.batch_shape) * axis.o * math.prod(spec.spatial[1:]) * axis.k * spec.in_features
     item = (call.accumulator if call.role == "input_grad" else call.dtype).itemsize
+    if axis.k == axis.s == 1 and axis.lo == axis.hi == 0:
+        return Work()  # positions become images, which is how they lie in memory
     runs = copies / spec.in_features  # of adjacent channels; short ones are copied element by element
-    slow = 4.0 if call.role != "input_grad" else 8.0 if axis.s == 1 else 32.0
+    slow = (4.0 if spec.in_features > 4 else 8.0) if call.role != "input_grad" else 8.0 if axis.s == 1 else 32.0
     return Work(bytes=2.5 * copies * item, scalar=slow * runs, launches=3, workspace=copies * item)
 
 

@@ -238,6 +238,8 @@ def supports(call: Call) -> str | None:
         return "winograd sums over the channels of one group"
     if not _axes(spec) or any(axis.k not in (1, 3) for axis in spec.axes):
         return f"winograd takes windows of 3 (or 1), here {spec.window}"
+    if len(_axes(spec)) > 2:
+        return "winograd transforms up to 2 axes; along more, what is placed in tiles outgrows what products are saved"
     if any(axis.s > 1 or axis.q > 1 or axis.d > 1 for axis in spec.axes):
         return "winograd takes stride 1 and no dilation"
     return None
@@ -263,7 +265,7 @@ def work(call: Call, m: int) -> Work:
     return Work(
         products=products,
         vector=3.0 * (m + 2) / 2 * transformed,
-        bytes=item * (3.5 * transformed + 4.0 * kernel),
+        bytes=item * (4.2 * transformed + 4.0 * kernel),
         launches=blocks * 8 * (m + 2) ** max(0, len(axes) - 1) + 30,
         workspace=int(1.4 * images * _tile_bytes(call, m) + item * kernel),
     )
