@@ -61,7 +61,7 @@ def test_the_forecast_finds_what_is_far_better():
     assert "fold" in select(call_of((4, 30000, 1), (301, 1, 1), "forward")).name
     assert select(call_of((8, 40, 40, 48), (1, 1, 48, 192), "kernel_grad")).name != "xla"
     assert select(call_of((8, 40, 40, 64), (3, 3, 4, 64), "kernel_grad", feature_group_count=16)).name != "xla"
-    assert select(call_of((8, 14, 14, 256), (1, 1, 256, 256), "forward")).name == "xla"
+    assert select(call_of((8, 48, 48, 64), (3, 3, 64, 128), "forward", strides=2)).name == "xla"
 
 
 def test_a_name_is_respected_and_said():

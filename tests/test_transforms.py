@@ -14,8 +14,9 @@ from jax.sharding import PartitionSpec as P
 
 import jconv
 from jconv import Algorithms
-from jconv._algorithms.base import ROLES
-from tests.cases import GENERAL, NAMED, draw
+from jconv._algorithms.base import ROLES, Call
+from jconv._select import refusal
+from tests.cases import GENERAL, NAMED, PLANS, draw
 
 CASES = [
     c for c in NAMED if c.name in ("rank0-groups", "1d-causal-dilated", "2d-everything", "2d-depthwise", "3d-same")
@@ -260,31 +261,94 @@ def test_export_lowers_each_platform_its_own_way():
     assert_trees_close(loaded.call(x, g), fn(x, g))
 
 
-@pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int8"])
-def test_every_algorithm_lowers_on_every_platform(dtype, platform, algorithm):
+def test_every_plan_lowers_on_every_platform(dtype, platform):
     x, k = jnp.ones((2, 6, 5, 4), dtype), jnp.ones((3, 3, 2, 4), dtype)
+    dense = jnp.ones((3, 3, 4, 4), dtype)
 
-    def roles(x, k):
-        options = {"feature_group_count": 2, "strides": 2, "algorithm": algorithm}
-        y = jconv.conv(x, k, **options)
-        g = y.astype(dtype)
-        return y, jconv.conv_input_grad(g, k, x.shape, **options), jconv.conv_kernel_grad(x, g, (3, 3), **options)
+    def roles(x, k, name, **options):
+        spec = jconv.ConvSpec(x.shape, k.shape, **options)
+        call = lambda role: Call(spec, role, x.dtype, jnp.dtype("float32"), None, platform)
+        options["algorithm"] = name
+        g = jnp.ones(spec.output_shape, dtype)
+        runs = {
+            "forward": lambda: jconv.conv(x, k, **options),
+            "input_grad": lambda: jconv.conv_input_grad(g, k, x.shape, **options),
+            "kernel_grad": lambda: jconv.conv_kernel_grad(x, g, (3, 3), **options),
+        }
+        return {f"{role}.{name}": run() for role, run in runs.items() if refusal(name, call(role)) is None}
 
-    exported = jax.export.export(jax.jit(roles), platforms=(platform,))(x, k)
-    assert [a.shape for a in exported.out_avals] == [(2, 3, 3, 4), x.shape, k.shape]
+    def all_plans(x, k, dense):
+        found = {}
+        for name in PLANS:
+            found |= roles(x, k, name, feature_group_count=2, strides=2) | roles(x, dense, name)
+            found |= roles(x, dense, name, input_dilation=2)
+        return found
+
+    exported = jax.export.export(jax.jit(all_plans), platforms=(platform,))(x, k, dense)
+    names = set(jax.tree.unflatten(exported.out_tree, exported.out_avals))
+    inexact = {"winograd2", "winograd4", "fft"} if dtype == "int8" else set()
+    assert {name.split(".", 1)[1] for name in names} == set(PLANS) - inexact
 
 
-@pytest.mark.parametrize("algorithm", GENERAL)
+@pytest.mark.parametrize("algorithm", [*PLANS, "auto"])
 def test_export_with_a_symbolic_batch(algorithm):
     (batch,) = jax.export.symbolic_shape("b")
-    k = jnp.asarray(draw((3, 3, 2, 4)))
-    fn = jax.jit(lambda x: jconv.conv(x, k, strides=2, algorithm=algorithm))
-    exported = jax.export.export(fn)(jax.ShapeDtypeStruct((batch, 6, 5, 2), jnp.float32))
-    for size in (1, 3):
-        x = draw((size, 6, 5, 2), seed=1)
-        assert_trees_close(exported.call(x), fn(x))
+    groups = 2 if "group" in algorithm or "split" in algorithm else 1
+    options = {"feature_group_count": groups, "algorithm": algorithm}
+    options |= {"input_dilation": 2} if "swap" in algorithm else {}
+    k = jnp.asarray(draw((3, 3, 4 // groups, 4)))
+    g_shape = jconv.ConvSpec(
+        (1, 6, 5, 4), k.shape, **{n: v for n, v in options.items() if n != "algorithm"}
+    ).output_shape
+    calls = [
+        (lambda x: jconv.conv(x, k, **options), (6, 5, 4)),
+        (lambda g: jconv.conv_input_grad(g, k, (*g.shape[:1], 6, 5, 4), **options), g_shape[1:]),
+    ]
+    if "split" not in algorithm:
+        calls.append(
+            (lambda g: jconv.conv_kernel_grad(jnp.ones((*g.shape[:1], 6, 5, 4)), g, (3, 3), **options), g_shape[1:])
+        )
+    for fn, shape in calls:
+        exported = jax.export.export(jax.jit(fn))(jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
+        for size in (1, 3):
+            x = draw((size, *shape), seed=1)
+            assert_trees_close(exported.call(x), fn(x), 1e-4)
+
+
+@pytest.mark.parametrize(
+    "name", ["matmul", "winograd4", "shift", "fft", "fold+matmul", "unfold+matmul", "group+matmul"]
+)
+def test_plans_with_loops_under_shard_map(name, monkeypatch):
+    """Loops begin with zeros, which must vary over the devices as what is added to them does."""
+    monkeypatch.setattr("jconv._algorithms.matmul.BLOCK", 1)
+    monkeypatch.setattr("jconv._algorithms.winograd.BLOCK", 1)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    groups = 4 if name in ("shift", "group+matmul") else 1
+    window = (5, 5) if name == "shift" else (3, 3)
+    options = {"feature_group_count": groups, "algorithm": name, "padding": "VALID"}
+    x, k = jnp.asarray(draw((4, 9, 8, 4))), jnp.asarray(draw((*window, 4 // groups, 4), seed=1))
+
+    def loss(k, x):
+        return jnp.sum(jnp.tanh(jconv.conv(x, k, **options)))
+
+    spec = jax.sharding.PartitionSpec
+    sharded = jax.shard_map(
+        lambda k, x: jax.lax.psum(loss(k, x), "d"), mesh=mesh, in_specs=(spec(), spec("d")), out_specs=spec()
+    )
+    got = jax.jit(jax.value_and_grad(sharded, (0, 1)))(k, x)
+    options["algorithm"] = "xla"
+    assert_trees_close(got, jax.jit(jax.value_and_grad(loss, (0, 1)))(k, x), 1e-4)
+
+
+def test_nothing_is_fused_into_many_terms():
+    """The sums of `shift` stay in a loop of their own where terms are many, in front of a sum over all of them."""
+    x, k = jnp.ones((2, 12, 12, 32)), jnp.ones((3, 3, 8, 32))
+    fn = lambda x, k: jnp.mean(jconv.conv(jax.nn.relu(x), k, feature_group_count=4, algorithm="shift"), (0, 1, 2))
+    compiled = jax.jit(fn).lower(x, k).compile()
+    assert "while(" in compiled.as_text()
+    assert_trees_close(compiled(x, k), jnp.mean(jconv.conv(x, k, feature_group_count=4, algorithm="xla"), (0, 1, 2)))
 
 
 def test_short_floats_are_accumulated_in_float32_in_the_lowered_roles():

@@ -235,6 +235,33 @@ def pad(a: jax.Array, first: int, *ends: tuple[int, ...]) -> jax.Array:
     return jax.lax.pad(a, jnp.zeros((), a.dtype), config)
 
 
+def zeros(shape: tuple[int, ...], dtype: Any, *operands: jax.Array) -> jax.Array:
+    """Zeros for a loop to begin with, varying over the manual axes of `shard_map` over which the operands vary."""
+    varying = sorted(frozenset().union(*(jax.typeof(v).mat.varying for v in operands)))
+    out = jnp.zeros(shape, dtype)
+    return jax.lax.pcast(out, tuple(varying), to="varying") if varying else out
+
+
+def apart(fn: Callable, result: jax.ShapeDtypeStruct, *operands: jax.Array, call: Call) -> jax.Array:
+    """`fn(*operands)`, on CPU with nothing fused into it from before or after.
+
+    XLA draws what makes an operand, and a sum over the result, into a loop over many terms, which it then computes anew
+    for each term, or no longer vectorises. It does not look into a loop whose number of turns is known only when it
+    runs: here always one, (u | 1) & 1 of a number u among the operands.
+    """
+    if call.platform != "cpu":
+        return fn(*operands)
+    first = jnp.real(operands[0].reshape(-1)[0]).astype(jnp.float32)
+    turns = (jax.lax.bitcast_convert_type(first, jnp.int32) | 1) & 1
+    zero = zeros(result.shape, result.dtype, *operands)
+    _, *_, out = jax.lax.while_loop(
+        lambda state: state[0] < turns,
+        lambda state: (state[0] + 1, *state[1:-1], fn(*state[1:-1]).astype(result.dtype)),
+        (jnp.int32(0), *operands, zero),
+    )
+    return out
+
+
 def divisor(n: object, at_most: float) -> int:
     """The largest divisor of n that is at most `at_most` (1 at least; 1 for a symbolic size)."""
     if not isinstance(n, int):

@@ -52,7 +52,7 @@ def _tiles(call: Call) -> tuple[Tile, ...]:
     """Phases along every axis, and along the last the tile that makes the product cheapest."""
     spec = call.spec
     tiles = [_tile(axis, 1) for axis in spec.axes]
-    batch = math.prod(spec.batch_shape)
+    batch = spec.batch_shape[0] if isinstance(spec.batch_shape[0], int) else 1  # symbolic: as for one example
 
     def price(last: Tile) -> float:
         chosen = [*tiles[:-1], last]

@@ -28,7 +28,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, shifted
-from .base import Algorithm, Call, Work, divisor, long_matmul_work, matmul_work
+from .base import Algorithm, Call, Work, divisor, long_matmul_work, matmul_work, zeros
 
 BLOCK = 12 << 20  # bytes of patches at a time
 MAX_TERMS = 128
@@ -151,7 +151,7 @@ def kernel_grad(x, g, call: Call):
             parts = (lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g))
             return total + block(*parts)
 
-        out = lax.fori_loop(0, batch // images, step, jnp.zeros(shape, call.accumulator))
+        out = lax.fori_loop(0, batch // images, step, zeros(shape, call.accumulator, x, g))
     return out.reshape(spec.kernel_shape)
 
 

@@ -31,12 +31,13 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work, pad
+from .base import Algorithm, Call, Work, apart, pad, zeros
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
 ONES = 8  # rows of ones; XLA turns a product with one row back into a sum
 UNROLLED = 9  # taps of the kernel's gradient that are written out; of more, one row after the other in a loop
+FUSED = 16  # terms up to which what comes before and after may be fused with them
 MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
 
 
@@ -71,24 +72,34 @@ def _sizes(call: Call) -> tuple[int, int, int]:
     return groups, spec.in_features // groups, spec.out_features // groups
 
 
+def _pass(a, weights, result: str, depth: int, width: int, call: Call):
+    """The forward pass, or with `result` "p" the input's gradient; in a computation of its own where terms are many."""
+    spec, groups = call.spec, call.spec.feature_group_count
+
+    def run(a, weights):
+        combine = functools.partial(
+            _contract, weights=weights, groups=groups, depth=depth, width=width, dtype=call.accumulator
+        )
+        return gather(a, spec.axes, result, groups * width, call.accumulator, combine)
+
+    if math.prod(spec.window) * depth <= FUSED:
+        return run(a, weights)
+    space = spec.output_spatial if result == "o" else spec.spatial
+    shape = (a.shape[0], *space, groups * width)
+    return apart(run, jax.ShapeDtypeStruct(shape, call.accumulator), a, weights, call=call)
+
+
 def forward(x, kernel, call: Call):
-    groups, inputs, outputs = _sizes(call)
-    weights = _weights(kernel, call)
-    return gather(
-        x, call.spec.axes, "o", call.spec.out_features, call.accumulator,
-        lambda terms: _contract(terms, weights, groups, inputs, outputs, call.accumulator),
-    )  # fmt: skip
+    _, inputs, outputs = _sizes(call)
+    return _pass(x, _weights(kernel, call), "o", inputs, outputs, call)
 
 
 def input_grad(g, kernel, call: Call):
-    groups, inputs, outputs = _sizes(call)
+    _, inputs, outputs = _sizes(call)
     weights = jnp.swapaxes(_weights(kernel, call), -1, -3)  # [*window, c, g, i]
     if inputs * outputs > 1:
         weights = pad(weights, weights.ndim - 3, (0, 1))  # writes them out in this order, for contiguous reads
-    return gather(
-        g, call.spec.axes, "p", call.spec.in_features, call.accumulator,
-        lambda terms: _contract(terms, weights, groups, outputs, inputs, call.accumulator),
-    )  # fmt: skip
+    return _pass(g, weights, "p", outputs, inputs, call)
 
 
 def _tap(x, g, choice, phases, call: Call):
@@ -134,6 +145,11 @@ def _tap(x, g, choice, phases, call: Call):
 
 
 def kernel_grad(x, g, call: Call):
+    result = jax.ShapeDtypeStruct(call.spec.kernel_shape, call.accumulator)
+    return apart(functools.partial(_kernel_grad, call=call), result, x, g, call=call)
+
+
+def _kernel_grad(x, g, call: Call):
     spec = call.spec
     phases = [axis.phases("o") for axis in spec.axes]
     x, lows = padded(x, spec.axes, "o")
@@ -169,7 +185,7 @@ def kernel_grad(x, g, call: Call):
                 found = written_out(part, [[(0, j * first.d) for j in range(rows)], *where[1:]])
                 return window(i + 1), lax.dynamic_update_slice_in_dim(out, found[None], i, axis=0)
 
-            start = jnp.zeros((turns, rows * rest, *zero.shape), call.accumulator)
+            start = zeros((turns, rows * rest, *zero.shape), call.accumulator, x, g)
             _, found = lax.fori_loop(0, turns, turn, (window(0), start))
             parts.append(found.reshape(turns * rows * rest, *zero.shape))
         if turns * rows < first.k:
@@ -195,7 +211,7 @@ def work(call: Call) -> Work:
     spec = call.spec
     groups, inputs, outputs = _sizes(call)
     batch, taps = math.prod(spec.batch_shape), math.prod(spec.window)
-    x, y = (math.prod(s[-spec.rank - 1 :]) * batch for s in (spec.x_shape, spec.output_shape))
+    x, y = math.prod(spec.x_shape), math.prod(spec.output_shape)
     macs = spec.macs * batch
     item = call.accumulator.itemsize
     read = y if call.role == "input_grad" else x

@@ -33,7 +33,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from .._spec import ConvSpec
-from .base import Algorithm, Call, Work, divisor, exchanged, long_matmul_work, matmul_work, pad, through
+from .base import Algorithm, Call, Work, divisor, exchanged, long_matmul_work, matmul_work, pad, zeros
 
 POINTS = (0, 1, -1, 2, -2)
 BLOCK = 20 << 20  # bytes of transformed tiles at a time
@@ -163,17 +163,30 @@ def _tile_bytes(call: Call, m: int) -> int:
 
 
 def forward(x, kernel, call: Call, m: int):
+    _, g, _ = transforms(m, 3)
+    points = _kernel_points(kernel.astype(call.accumulator), call.spec, g)
+    return _pass(x, points, "jbi,jic->jbc", call, m)
+
+
+def input_grad(g, kernel, call: Call, m: int):
+    """The forward pass of the exchanged geometry: taps in reverse, which reverses G's columns, and channels swapped."""
+    _, matrix, _ = transforms(m, 3)
+    points = _kernel_points(kernel.astype(call.accumulator), call.spec, matrix[:, ::-1])
+    return _pass(g, points, "jbc,jic->jbi", call._replace(spec=exchanged(call.spec).spec), m)
+
+
+def _pass(x, points, subscripts: str, call: Call, m: int):
+    """The forward pass of `call.spec` for a kernel that is transformed already."""
     spec = call.spec
-    bt, g, at = transforms(m, 3)
+    bt, _, at = transforms(m, 3)
     axes, counts = _geometry(spec, m)
     n, dtype = len(bt), call.accumulator
-    k = _kernel_points(kernel.astype(dtype), spec, g)
     space = [counts[axes.index(i)] if i in axes else axis.o for i, axis in enumerate(spec.axes)]
 
     def block(x):
         images = x.shape[0]
         v = _tiles_of_image(x.astype(dtype), spec, m, bt)
-        out = _dot("jbi,jic->jbc", v, k, call)
+        out = _dot(subscripts, v, points, call)
         out = out.reshape(*[n] * len(axes), images, *space, spec.out_features)
         for left, axis in reversed(list(enumerate(axes))):  # the last of the leading axes, back into its place
             parts = [lax.index_in_dim(out, j, axis=left, keepdims=False) for j in range(n)]
@@ -189,12 +202,6 @@ def forward(x, kernel, call: Call, m: int):
         return block(x)
     out = lax.map(block, x.reshape(batch // images, images, *x.shape[1:]))
     return out.reshape(batch, *out.shape[2:])
-
-
-def input_grad(g, kernel, call: Call, m: int):
-    reduced = exchanged(call.spec)
-    other = call._replace(spec=reduced.spec, role="forward")
-    return through(reduced, g, kernel, call, lambda a, b: forward(a, b, other, m))
 
 
 def kernel_grad(x, g, call: Call, m: int):
@@ -223,7 +230,7 @@ def kernel_grad(x, g, call: Call, m: int):
         def step(i, total):
             return total + block(*(lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g)))
 
-        out = lax.fori_loop(0, batch // images, step, jnp.zeros(shape, dtype))
+        out = lax.fori_loop(0, batch // images, step, zeros(shape, dtype, x, g))
     out = out.reshape(*[len(bt)] * len(axes), *shape[1:])
     for left in range(len(axes)):
         out = jnp.moveaxis(_through(gm.T, out, left), 0, left)
