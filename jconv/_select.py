@@ -23,9 +23,9 @@ from ._spec import nearest
 MAX_WORKSPACE_RATIO = 32
 # At most so many reductions in one plan.
 MAX_REDUCTIONS = 2
-# A plan must be forecast to be this much faster than `xla` to take its place, once for the algorithm and once for each
-# reduction before it: a forecast is not a measurement.
-MARGIN = 1.2
+# A plan must be forecast to be this much faster than `xla` to take its place, and more so with each reduction before
+# it: a forecast is not a measurement.
+MARGIN, REDUCTION_MARGIN = 1.2, 1.2
 SEPARATOR = "+"
 CHOOSERS = ("auto", "tuned")  # names that stand for a plan
 
@@ -119,7 +119,7 @@ class Plan(NamedTuple):
     @property
     def margin(self) -> float:
         """How much the forecast is marked up against that of `xla`."""
-        return 1.0 if self.name == "xla" else MARGIN ** (1 + self.name.count(SEPARATOR))
+        return 1.0 if self.name == "xla" else MARGIN * REDUCTION_MARGIN ** self.name.count(SEPARATOR)
 
 
 def plans(call: Call, reductions: int = MAX_REDUCTIONS, used: tuple[str, ...] = ()) -> Iterator[Plan]:
@@ -160,7 +160,7 @@ def select(call: Call) -> Selection:
 
     Without spatial axes a convolution is a matrix product. Accelerators have tuned libraries behind XLA's convolution,
     so there it is `xla`. On CPU every plan is priced (`Work`, `PRICES`), and the cheapest is taken where it is
-    forecast to be faster than `xla` by `MARGIN` for each of its parts. Plans beyond `MAX_WORKSPACE_RATIO` are never
+    forecast to be faster than `xla` by `MARGIN` and more. Plans beyond `MAX_WORKSPACE_RATIO` are never
     taken, and inexact ones not where `precision` asks for more than the default.
     """
     spec = call.spec

@@ -297,7 +297,7 @@ def test_export_with_a_symbolic_batch(algorithm):
     (batch,) = jax.export.symbolic_shape("b")
     groups = 2 if "group" in algorithm or "split" in algorithm else 1
     options = {"feature_group_count": groups, "algorithm": algorithm}
-    options |= {"input_dilation": 2} if "swap" in algorithm else {}
+    options |= {"input_dilation": 2} if "swap" in algorithm else {"strides": 2} if "fold" in algorithm else {}
     k = jnp.asarray(draw((3, 3, 4 // groups, 4)))
     g_shape = jconv.ConvSpec(
         (1, 6, 5, 4), k.shape, **{n: v for n, v in options.items() if n != "algorithm"}

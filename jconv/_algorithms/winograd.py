@@ -33,7 +33,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from .._spec import ConvSpec
-from .base import Algorithm, Call, Work, divisor, exchanged, long_matmul_work, matmul_work, pad, zeros
+from .base import SIDE, Algorithm, Call, Work, divisor, exchanged, long_matmul_work, matmul_work, pad, zeros
 
 POINTS = (0, 1, -1, 2, -2)
 BLOCK = 20 << 20  # bytes of transformed tiles at a time
@@ -266,7 +266,8 @@ def work(call: Call, m: int) -> Work:
         products = blocks * n * long_matmul_work(spec.in_features, tiles * images, spec.out_features)
     else:
         depth, columns = (spec.in_features, spec.out_features)[:: -1 if call.role == "input_grad" else 1]
-        products = blocks * n * matmul_work(tiles * images, depth, columns)
+        rows = tiles * images
+        products = blocks * n * matmul_work(rows, depth, columns) * (1 + 2 * SIDE / max(1, rows))
     transformed = tiles * n * batch * (spec.in_features + spec.out_features)
     kernel = n * spec.in_features * spec.out_features
     return Work(
