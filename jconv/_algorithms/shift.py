@@ -37,7 +37,6 @@ CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
 ONES = 8  # rows of ones; XLA turns a product with one row back into a sum
 UNROLLED = 9  # taps of the kernel's gradient that are written out; of more, one row after the other in a loop
-FUSED = 16  # terms up to which what comes before and after may be fused with them
 MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
 
 
@@ -73,7 +72,7 @@ def _sizes(call: Call) -> tuple[int, int, int]:
 
 
 def _pass(a, weights, result: str, depth: int, width: int, call: Call):
-    """The forward pass, or with `result` "p" the input's gradient; in a computation of its own where terms are many."""
+    """The forward pass, or with `result` "p" the input's gradient; on its own where each tap has several terms."""
     spec, groups = call.spec, call.spec.feature_group_count
 
     def run(a, weights):
@@ -82,7 +81,7 @@ def _pass(a, weights, result: str, depth: int, width: int, call: Call):
         )
         return gather(a, spec.axes, result, groups * width, call.accumulator, combine)
 
-    if math.prod(spec.window) * depth <= FUSED:
+    if depth == 1:
         return run(a, weights)
     space = spec.output_spatial if result == "o" else spec.spatial
     shape = (a.shape[0], *space, groups * width)
@@ -145,6 +144,9 @@ def _tap(x, g, choice, phases, call: Call):
 
 
 def kernel_grad(x, g, call: Call):
+    _, inputs, outputs = _sizes(call)
+    if inputs * outputs == 1:
+        return _kernel_grad(x, g, call)
     result = jax.ShapeDtypeStruct(call.spec.kernel_shape, call.accumulator)
     return apart(functools.partial(_kernel_grad, call=call), result, x, g, call=call)
 
