@@ -164,7 +164,7 @@ def test_gradients_of_a_wider_result_are_computed_in_its_dtype_and_returned_in_t
         assert_close(got, want, size, count, "bfloat16")
 
 
-@pytest.mark.parametrize("case", FEW + CASES[-6:], ids=str)
+@pytest.mark.parametrize("case", FEW + CASES[-2:], ids=str)
 def test_adjointness(case):
     """<g, conv(x, k)> = <input_grad(g, k), x> = <kernel_grad(x, g), k>, in integers, so exactly."""
     spec = case.spec

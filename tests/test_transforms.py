@@ -292,7 +292,13 @@ def test_every_plan_lowers_on_every_platform(dtype, platform):
     assert {name.split(".", 1)[1] for name in names} == set(PLANS) - inexact
 
 
-@pytest.mark.parametrize("algorithm", [*PLANS, "auto"])
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        "auto",
+        *(n for n in PLANS if n not in ("winograd2", "fold+matmul", "unfold+fold+einsum", "swap+shift", "group+xla")),
+    ],
+)
 def test_export_with_a_symbolic_batch(algorithm):
     (batch,) = jax.export.symbolic_shape("b")
     groups = 2 if "group" in algorithm or "split" in algorithm else 1
