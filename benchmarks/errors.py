@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 
 import jconv
-from benchmarks.harness import ROLES, oracle_of
+from benchmarks.check import oracle_of
+from benchmarks.peers.base import ROLES
 
 SHAPES = (
     ((4, 16, 16, 8), (3, 3, 8, 16), {}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -15,6 +14,7 @@ from jax import numpy as jnp
 
 import jconv
 from benchmarks.peers.base import Absent, load, seconds
+from jconv._cache import cores, cpu_model
 
 Run = Callable[[], Any]
 
@@ -26,18 +26,14 @@ LIBRARIES = ("torch", "flax", "dm-haiku", "equinox", "keras", "scipy", "numpy")
 def environment() -> dict[str, Any]:
     """The machine and the versions."""
     device = jax.devices()[0]
-    kind = device.device_kind
-    if device.platform == "cpu" and os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as info:
-            names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
-        kind = names[0] if names else kind
+    kind = cpu_model(device.device_kind) if device.platform == "cpu" else device.device_kind
     installed = {d.metadata["Name"]: d.version for d in metadata.distributions()}
     return {
         "kind": "environment",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "platform": device.platform,
         "device": kind,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlib": metadata.version("jaxlib"),

@@ -15,7 +15,7 @@ from . import _cache, _tune
 from ._algorithms import ALGORITHMS, REDUCTIONS
 from ._algorithms.base import ROLES, Algorithm, Call, Reduction
 from ._primitive import PLATFORMS
-from ._select import Plan, candidates, plans, resolve
+from ._select import candidates, plans, resolve
 from ._spec import ConvSpec
 
 WIDTH = 100
@@ -175,19 +175,14 @@ def _megabytes(count: float) -> str:
 
 
 # Commands ------------------------------------------------------------------------------------------------
-def _ranked(call: Call) -> list[Plan]:
-    """Those that "auto" may take by forecast, then the others by forecast."""
-    able = candidates(call)
-    names = {plan.name for plan in able}
-    return able + sorted((p for p in plans(call) if p.name not in names), key=lambda plan: plan.seconds)
-
-
 def explain(options: argparse.Namespace, calls: Sequence[Call]) -> None:
     """The plans of each role by forecast, and the choice."""
     roles = []
     for call in calls:
-        auto, tuned, able = resolve("auto", call), resolve("tuned", call), {p.name for p in candidates(call)}
-        ranked = _ranked(call)
+        auto, tuned, may = resolve("auto", call), resolve("tuned", call), candidates(call)
+        able = {plan.name for plan in may}
+        # Those that "auto" may take by forecast, then the others by forecast.
+        ranked = may + sorted((p for p in plans(call) if p.name not in able), key=lambda plan: plan.seconds)
         shown = ranked[: options.top] + [p for p in ranked[options.top :] if p.name == auto.name]
         rows = [
             {"name": p.name, "seconds": p.seconds, "workspace": int(p.work.workspace), "exact": p.exact,

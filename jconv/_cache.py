@@ -67,16 +67,24 @@ def platform_of(device: Any) -> str:
 
 
 @functools.cache
+def cpu_model(otherwise: str) -> str:
+    """The model name of the CPU, where the system tells it."""
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), otherwise)
+    return otherwise
+
+
+def cores() -> int | None:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def device_kind(device: Any) -> str:
     """The model of a device; of a CPU with the number of cores that this process may use."""
     if device.platform != "cpu":
         return device.device_kind
-    model = platform.processor() or platform.machine() or device.device_kind
-    with contextlib.suppress(OSError):
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{model}, {cores} cores"
+    return f"{cpu_model(platform.processor() or platform.machine() or device.device_kind)}, {cores()} cores"
 
 
 def environment(device: Any) -> str:

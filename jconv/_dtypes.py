@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +24,12 @@ def digits(dtype: Any) -> int:
     if jnp.issubdtype(dtype, jnp.integer):
         return jnp.iinfo(dtype).bits - int(jnp.issubdtype(dtype, jnp.signedinteger))
     return jnp.finfo(dtype).nmant + 1
+
+
+def keeps_64_bits(*dtypes: Any) -> contextlib.AbstractContextManager:
+    """What 64-bit dtypes need to stay so outside the context that made them, as they do for lax."""
+    wide = any(np.dtype(dtype).name in ("float64", "complex128", "int64", "uint64") for dtype in dtypes)
+    return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
 def check_dtype(dtype: Any, name: str, accepted: Sequence[str] = (*FLOATS, *INTEGERS)) -> None:

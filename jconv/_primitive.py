@@ -18,18 +18,17 @@ can be folded into the index that this operand shares with the result; an axis o
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from typing import Any
 
 import jax
-import numpy as np
 from jax import numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ._algorithms.base import OPERANDS, RESULT, Algorithms, Call, Role
+from ._dtypes import keeps_64_bits
 from ._select import check, resolve
 from ._select import run as run_plan
 from ._spec import ConvSpec
@@ -98,9 +97,7 @@ def _impl(a, b, **params):
 def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_dtype):
     call = Call(spec, role, a.dtype, out_dtype, precision, platform)
     name = resolve(algorithms.role(role), call).name
-    # 64-bit operands stay so where they leave the context that made them, as they do for lax.
-    wide = any(np.dtype(dtype).name in ("float64", "complex128", "int64", "uint64") for dtype in (a.dtype, out_dtype))
-    with jax.named_scope(f"jconv.{role}.{name}"), jax.enable_x64(True) if wide else contextlib.nullcontext():
+    with jax.named_scope(f"jconv.{role}.{name}"), keeps_64_bits(a.dtype, out_dtype):
         if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
             return jnp.zeros(shape_of(RESULT[role], spec), out_dtype)  # an empty sum
         return run_plan(name, a, b, call).astype(out_dtype)

@@ -270,6 +270,12 @@ class Axis(NamedTuple):
         return Phases(step, other, -(-size // step), taps)
 
     @property
+    def reach(self) -> tuple[int, int, int]:
+        """Low pad, high pad and length of the image, cut to what the windows of the outputs reach."""
+        length = span(self.o, self.s) + span(self.k, self.d) - 1
+        return self.lo, length - self.lo - span(self.n, self.q), length
+
+    @property
     def input_grad_padding(self) -> tuple[int, int]:
         """Pads of the convolution over g that gives the cotangent of x; see `ConvSpec.input_grad_spec`."""
         low = span(self.k, self.d) - 1 - self.lo

@@ -6,7 +6,6 @@ seeded order each round, so that a machine that slows down slows all of them. Th
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import functools
 import math
@@ -24,7 +23,7 @@ from jax import numpy as jnp
 
 from . import _cache, _primitive
 from ._algorithms.base import OPERANDS, RESULT, ROLES, Algorithms, Call, Role
-from ._dtypes import FLOATS, INTEGERS, canonical_precision, check_dtype, result_dtype
+from ._dtypes import FLOATS, INTEGERS, canonical_precision, check_dtype, keeps_64_bits, result_dtype
 from ._select import SEPARATOR, candidates, select
 from ._spec import ConvSpec, integer, is_sequence, nearest
 
@@ -225,8 +224,7 @@ def measure(call: Call, names: Sequence[str], rounds: int) -> Measured:
     runs: dict[str, Callable[[], jax.Array]] = {}
     left_out: dict[str, str] = {}
     allowed, want = tolerance(call), None
-    wide = any(np.dtype(dtype).name in ("float64", "complex128", "int64", "uint64") for dtype in call[2:4])
-    with jax.enable_x64(True) if wide else contextlib.nullcontext():
+    with keeps_64_bits(call.dtype, call.out_dtype):
         operands = [jax.device_put(array, _cache.this_device()) for array in _operands(call)]
         for name in sorted(names, key=lambda name: name != "xla"):
             try:

@@ -127,10 +127,6 @@ class Algorithm:
     def run(self, role: Role) -> Run:
         return getattr(self, role)
 
-    def workspace(self, call: Call) -> int:
-        """Bytes needed beyond operands and result."""
-        return self.work(call).workspace
-
 
 class Map(NamedTuple):
     """A linear map and its transpose."""
@@ -260,6 +256,37 @@ def apart(fn: Callable, result: jax.ShapeDtypeStruct, *operands: jax.Array, call
         (jnp.int32(0), *operands, zero),
     )
     return out
+
+
+def grouped(array: jax.Array, groups: int) -> jax.Array:
+    """The last axis as groups and the channels of each."""
+    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
+
+
+def einsum(subscripts: str, a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
+    """A product summed in the accumulator, in the precision of the call."""
+    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
+
+
+def map_blocks(fn: Callable, a: jax.Array, images: int) -> jax.Array:
+    """`fn` of so many images at a time, one block after the other; of all at once where `images` is 0."""
+    batch = a.shape[0]
+    if images in (0, batch):
+        return fn(a)
+    out = jax.lax.map(fn, a.reshape(batch // images, images, *a.shape[1:]))
+    return out.reshape(batch, *out.shape[2:])
+
+
+def sum_blocks(fn: Callable, x: jax.Array, g: jax.Array, images: int, result: jax.ShapeDtypeStruct) -> jax.Array:
+    """The sum of `fn` over the same blocks of two operands."""
+    batch = x.shape[0]
+    if images in (0, batch):
+        return fn(x, g)
+
+    def step(i, total):
+        return total + fn(*(jax.lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g)))
+
+    return jax.lax.fori_loop(0, batch // images, step, zeros(result.shape, result.dtype, x, g))
 
 
 def divisor(n: object, at_most: float) -> int:

@@ -27,33 +27,21 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
-from .._spec import Axis, ConvSpec, span
-from .base import Algorithm, Call, Work, long_matmul_work, matmul_work
-
-
-def _pad(x, axis: int, low: int, high: int, interior: int = 0):
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (low, high, interior)
-    return lax.pad(x, jnp.zeros((), x.dtype), config)
-
-
-def _reach(axis: Axis) -> tuple[int, int, int]:
-    """Low pad, high pad and length of one axis, cut to what the windows of the outputs reach."""
-    length = span(axis.o, axis.s) + span(axis.k, axis.d) - 1
-    return axis.lo, length - axis.lo - span(axis.n, axis.q), length
+from .._spec import ConvSpec, span
+from .base import Algorithm, Call, Work, einsum, grouped, long_matmul_work, matmul_work, pad
 
 
 def patches(x: jax.Array, spec: ConvSpec) -> jax.Array:
     """[batch, *spatial, in] to [batch, *output_spatial, *window, in]."""
     for i, axis in enumerate(spec.axes):
-        at, (low, high, n) = 1 + i, _reach(axis)
-        x = _pad(x, at, low, high, axis.q - 1)
+        at, (low, high, n) = 1 + i, axis.reach
+        x = pad(x, at, (low, high, axis.q - 1))
         if axis.k == 1:  # one tap is the image itself
             x = jnp.expand_dims(lax.slice_in_dim(x, 0, n, axis.s, at), spec.rank + at)
             continue
         head, tail = x.shape[:at], x.shape[at + 1 :]
         x = lax.broadcast_in_dim(x, (*head, axis.k, n, *tail), tuple(j for j in range(x.ndim + 1) if j != at))
-        x = _pad(x.reshape(*head, axis.k * n, *tail), at, 0, axis.k * axis.d)
+        x = pad(x.reshape(*head, axis.k * n, *tail), at, (0, axis.k * axis.d))
         x = x.reshape(*head, axis.k, n + axis.d, *tail)
         x = lax.slice_in_dim(x, 0, span(axis.o, axis.s), axis.s, at + 1)
         x = jnp.moveaxis(x, at, spec.rank + at)  # the taps go behind the spatial axes
@@ -63,13 +51,13 @@ def patches(x: jax.Array, spec: ConvSpec) -> jax.Array:
 def patches_transpose(p: jax.Array, spec: ConvSpec) -> jax.Array:
     """The adjoint of `patches`: every patch element is added to where it came from."""
     for i, axis in reversed(list(enumerate(spec.axes))):
-        at, (low, high, n) = 1 + i, _reach(axis)
+        at, (low, high, n) = 1 + i, axis.reach
         if axis.k == 1:
-            p = _pad(jnp.squeeze(p, spec.rank + at), at, 0, 0, axis.s - 1)
+            p = pad(jnp.squeeze(p, spec.rank + at), at, (0, 0, axis.s - 1))
         else:
             p = jnp.moveaxis(p, spec.rank + at, at)
             head, tail = p.shape[:at], p.shape[at + 2 :]
-            p = _pad(p, at + 1, 0, n + axis.d - span(axis.o, axis.s), axis.s - 1)
+            p = pad(p, at + 1, (0, n + axis.d - span(axis.o, axis.s), axis.s - 1))
             p = lax.slice_in_dim(p.reshape(*head, axis.k * (n + axis.d), *tail), 0, axis.k * n, 1, at)
             p = jnp.sum(p.reshape(*head, axis.k, n, *tail), axis=at, dtype=p.dtype)
         p = _unpad(p, at, low, high, axis.q)
@@ -77,8 +65,8 @@ def patches_transpose(p: jax.Array, spec: ConvSpec) -> jax.Array:
 
 
 def _unpad(x, axis: int, low: int, high: int, step: int):
-    """The adjoint of `_pad`: what was added is dropped, what a negative pad cropped is zero."""
-    x = _pad(x, axis, max(-low, 0), max(-high, 0))
+    """The adjoint of `pad`: what was added is dropped, what a negative pad cropped is zero."""
+    x = pad(x, axis, (max(-low, 0), max(-high, 0)))
     return lax.slice_in_dim(x, max(low, 0), x.shape[axis] - max(high, 0), step, axis)
 
 
@@ -96,35 +84,27 @@ def _letters(spec: ConvSpec) -> tuple[str, str, str]:
     return f"b{space}{taps}gi", f"{taps}igc", f"b{space}gc"
 
 
-def _split(array: jax.Array, groups: int) -> jax.Array:
-    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
-
-
 def _join(array: jax.Array) -> jax.Array:
     return array.reshape(*array.shape[:-2], array.shape[-2] * array.shape[-1])
-
-
-def _einsum(subscripts, a, b, call: Call):
-    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
 
 
 def forward(x, kernel, call: Call):
     groups = call.spec.feature_group_count
     p, k, y = _letters(call.spec)
-    return _join(_einsum(f"{p},{k}->{y}", _split(patches(x, call.spec), groups), _split(kernel, groups), call))
+    return _join(einsum(f"{p},{k}->{y}", grouped(patches(x, call.spec), groups), grouped(kernel, groups), call))
 
 
 def input_grad(g, kernel, call: Call):
     groups = call.spec.feature_group_count
     p, k, y = _letters(call.spec)
-    p_bar = _einsum(f"{y},{k}->{p}", _split(g, groups), _split(kernel, groups), call)
+    p_bar = einsum(f"{y},{k}->{p}", grouped(g, groups), grouped(kernel, groups), call)
     return patches_transpose(_join(p_bar), call.spec)
 
 
 def kernel_grad(x, g, call: Call):
     groups = call.spec.feature_group_count
     p, k, y = _letters(call.spec)
-    return _join(_einsum(f"{p},{y}->{k}", _split(patches(x, call.spec), groups), _split(g, groups), call))
+    return _join(einsum(f"{p},{y}->{k}", grouped(patches(x, call.spec), groups), grouped(g, groups), call))
 
 
 def supports(call: Call) -> str | None:

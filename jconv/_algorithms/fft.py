@@ -40,7 +40,7 @@ def good_length(n: int) -> int:
 
 def _lengths(spec: ConvSpec) -> tuple[int, ...]:
     """Outputs start at 0 and window taps go forward: nothing reaches beyond the padded image."""
-    return tuple(good_length(span(a.o, a.s) + span(a.k, a.d) - 1) for a in spec.axes)
+    return tuple(good_length(a.reach[2]) for a in spec.axes)
 
 
 def _spectrum(a: jax.Array, spec: ConvSpec, first: int, interior: list[int], lows: list[int]):
@@ -65,26 +65,22 @@ def _back(a: jax.Array, spec: ConvSpec, first: int, lows: list[int], steps: list
     return pad(a, first, *ends)[(*(slice(None),) * first, *strides)]
 
 
-def _dtype(call: Call):
-    return call.accumulator
-
-
 def _image(x, call: Call):
     spec = call.spec
-    x = _spectrum(x.astype(_dtype(call)), spec, 1, [a.q - 1 for a in spec.axes], [a.lo for a in spec.axes])
+    x = _spectrum(x.astype(call.accumulator), spec, 1, [a.q - 1 for a in spec.axes], [a.lo for a in spec.axes])
     return x.reshape(x.shape[0], spec.feature_group_count, -1, *x.shape[2:])  # [b, g, i, *freq]
 
 
 def _kernel(kernel, call: Call):
     spec = call.spec
-    k = jnp.moveaxis(kernel.astype(_dtype(call)), -2, 0)  # [i, *window, out]
+    k = jnp.moveaxis(kernel.astype(call.accumulator), -2, 0)  # [i, *window, out]
     k = _spectrum(k, spec, 1, [a.d - 1 for a in spec.axes], [0] * spec.rank)
     return k.reshape(k.shape[0], spec.feature_group_count, -1, *k.shape[2:])  # [i, g, c, *freq]
 
 
 def _output(g, call: Call):
     spec = call.spec
-    g = _spectrum(g.astype(_dtype(call)), spec, 1, [a.s - 1 for a in spec.axes], [0] * spec.rank)
+    g = _spectrum(g.astype(call.accumulator), spec, 1, [a.s - 1 for a in spec.axes], [0] * spec.rank)
     return g.reshape(g.shape[0], spec.feature_group_count, -1, *g.shape[2:])  # [b, g, c, *freq]
 
 
@@ -137,7 +133,7 @@ def work(call: Call) -> Work:
     item = call.accumulator.itemsize
     groups = spec.feature_group_count
     # Frequencies are far apart in memory for the product over channels, a loop that does not vectorise well.
-    products = batch * n * spec.in_features * spec.out_features / groups / 2 * 4
+    products = batch * n * spec.in_features * spec.out_features / groups * 2
     return Work(
         vector=1.6 * total * (2.5 * math.log2(max(2, n)) + 8),
         scalar=products if min(spec.in_features, spec.out_features) // groups == 1 else 0.0,

@@ -22,6 +22,7 @@ its gradient along the diagonals are a broadcast, a sum and reshapes.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ def _tile(axis: Axis, m: int) -> Tile:
     return Tile(m, size, -(-axis.o // m), -(-reach // size))
 
 
+@functools.lru_cache(maxsize=1024)  # asked for by `supports`, `reduce` and `work` of one plan after the other
 def _tiles(call: Call) -> tuple[Tile, ...]:
     """Phases along every axis, and along the last the tile that makes the product cheapest."""
     spec = call.spec

@@ -28,22 +28,25 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, shifted
-from .base import Algorithm, Call, Work, divisor, long_matmul_work, matmul_work, zeros
+from .base import (
+    Algorithm,
+    Call,
+    Work,
+    divisor,
+    einsum,
+    grouped,
+    long_matmul_work,
+    map_blocks,
+    matmul_work,
+    sum_blocks,
+)
 
 BLOCK = 12 << 20  # bytes of patches at a time
 MAX_TERMS = 128
 
 
-def _grouped(array: jax.Array, groups: int) -> jax.Array:
-    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
-
-
-def _dot(subscripts, a, b, call: Call):
-    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
-
-
 def _blocks(call: Call) -> int:
-    """Images in one block."""
+    """Images in one block, 0 for all of a symbolic batch."""
     spec = call.spec
     batch = spec.batch_shape[0]
     if not isinstance(batch, int):
@@ -67,20 +70,11 @@ def _product(terms, weights, groups: int, call: Call):
     stacked = [weights[tap] for tap, _ in terms]
     if groups == 1:
         columns = jnp.concatenate([part for _, part in terms], -1) if len(terms) > 1 else terms[0][1]
-        return _dot("...j,jl->...l", columns, jnp.concatenate(stacked, 0), call)
-    columns = jnp.concatenate([_grouped(part, groups) for _, part in terms], -1)
-    kernel = _grouped(jnp.concatenate(stacked, 0), groups)
-    out = _dot("...gj,jgl->...gl", columns, kernel, call)
+        return einsum("...j,jl->...l", columns, jnp.concatenate(stacked, 0), call)
+    columns = jnp.concatenate([grouped(part, groups) for _, part in terms], -1)
+    kernel = grouped(jnp.concatenate(stacked, 0), groups)
+    out = einsum("...gj,jgl->...gl", columns, kernel, call)
     return out.reshape(*out.shape[:-2], -1)
-
-
-def _over_blocks(fn, a, call: Call):
-    """`fn` for every block of images, one after the other."""
-    images, batch = _blocks(call), a.shape[0]
-    if images == 0 or images == batch:
-        return fn(a)
-    out = lax.map(fn, a.reshape(batch // images, images, *a.shape[1:]))
-    return out.reshape(batch, *out.shape[2:])
 
 
 def forward(x, kernel, call: Call):
@@ -90,20 +84,20 @@ def forward(x, kernel, call: Call):
         combine = functools.partial(_product, weights=kernel, groups=spec.feature_group_count, call=call)
         return gather(x, spec.axes, "o", spec.out_features, call.accumulator, combine)
 
-    return _over_blocks(block, x, call)
+    return map_blocks(block, x, _blocks(call))
 
 
 def input_grad(g, kernel, call: Call):
     spec = call.spec
     groups = spec.feature_group_count
-    kernel = jnp.swapaxes(_grouped(kernel, groups), -1, -3)  # [*window, c, g, i]
+    kernel = jnp.swapaxes(grouped(kernel, groups), -1, -3)  # [*window, c, g, i]
     kernel = kernel.reshape(*kernel.shape[:-2], spec.in_features)
 
     def block(g):
         combine = functools.partial(_product, weights=kernel, groups=groups, call=call)
         return gather(g, spec.axes, "p", spec.in_features, call.accumulator, combine)
 
-    return _over_blocks(block, g, call)
+    return map_blocks(block, g, _blocks(call))
 
 
 def _transposed_product(p, y, groups: int, call: Call):
@@ -111,10 +105,10 @@ def _transposed_product(p, y, groups: int, call: Call):
     p, y = (v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) for v in (p, y))
     if groups > 1:
         p = p.reshape(p.shape[0], -1, groups, call.spec.in_features // groups)
-        return _dot("ntgi,ngc->tigc", p, _grouped(y, groups), call).reshape(-1, y.shape[-1])
+        return einsum("ntgi,ngc->tigc", p, grouped(y, groups), call).reshape(-1, y.shape[-1])
     if p.shape[-1] >= y.shape[-1]:
-        return _dot("nc,ni->ci", y, p, call).T
-    return _dot("ni,nc->ic", p, y, call)
+        return einsum("nc,ni->ci", y, p, call).T
+    return einsum("ni,nc->ic", p, y, call)
 
 
 def kernel_grad(x, g, call: Call):
@@ -142,16 +136,7 @@ def kernel_grad(x, g, call: Call):
         zero = jnp.zeros(shape[1:], call.accumulator)
         return jnp.stack([rows.get(tap, zero) for tap in itertools.product(*map(range, spec.window))])
 
-    images, batch = _blocks(call), x.shape[0]
-    if images == 0 or images == batch:
-        out = block(x, g)
-    else:
-
-        def step(i, total):
-            parts = (lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g))
-            return total + block(*parts)
-
-        out = lax.fori_loop(0, batch // images, step, zeros(shape, call.accumulator, x, g))
+    out = sum_blocks(block, x, g, _blocks(call), jax.ShapeDtypeStruct(shape, call.accumulator))
     return out.reshape(spec.kernel_shape)
 
 
@@ -180,7 +165,7 @@ def work(call: Call) -> Work:
         count = groups * batch / images * taps * inputs / rows
         price = long_matmul_work if groups == 1 else matmul_work  # groups share what packing costs
         products = count * price(rows, math.prod(spec.output_spatial) * images, outputs)
-        launches = blocks * (3 + phases * (spec.window[0] if spec.rank else 1) * 3) * (groups if groups > 1 else 1)
+        launches = blocks * (3 + phases * (spec.window[0] if spec.rank else 1) * 3) * groups
     else:
         depth, width = (outputs, inputs) if call.role == "input_grad" else (inputs, outputs)
         space = math.prod(spec.spatial if call.role == "input_grad" else spec.output_spatial)

@@ -31,7 +31,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work, apart, pad, zeros
+from .base import Algorithm, Call, Work, apart, grouped, pad, zeros
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
@@ -40,17 +40,13 @@ UNROLLED = 9  # taps of the kernel's gradient that are written out; of more, one
 MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
 
 
-def _grouped(array: jax.Array, groups: int) -> jax.Array:
-    return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
-
-
 def _contract(terms, weights, groups: int, depth: int, width: int, dtype):
     """sum over taps and `depth` of part[..., g, j] weights[tap][j, g, l], `CHAIN` terms at a time."""
     total = None
     products = []
     for tap, operand in terms:
         part = operand.astype(dtype)
-        columns = [part] if depth == 1 else [_grouped(part, groups)[..., j] for j in range(depth)]
+        columns = [part] if depth == 1 else [grouped(part, groups)[..., j] for j in range(depth)]
         weight = weights[tap]  # [j, g, l]
         products += [c * weight[j, :, 0] if width == 1 else c[..., None] * weight[j] for j, c in enumerate(columns)]
     for first in range(0, len(products), CHAIN):
@@ -62,7 +58,7 @@ def _contract(terms, weights, groups: int, depth: int, width: int, dtype):
 
 def _weights(kernel, call: Call):
     """The kernel in the accumulator, [*window, i, g, c]."""
-    return _grouped(kernel.astype(call.accumulator), call.spec.feature_group_count)
+    return grouped(kernel.astype(call.accumulator), call.spec.feature_group_count)
 
 
 def _sizes(call: Call) -> tuple[int, int, int]:
@@ -129,7 +125,7 @@ def _tap(x, g, choice, phases, call: Call):
         b = part(g, [r for r, _ in choice], [phase.step for phase in phases], low, high)
         if inputs == outputs == 1:
             return a * b
-        return _grouped(a, groups).swapaxes(-1, -2)[..., None] * _grouped(b, groups)[..., None, :, :]
+        return grouped(a, groups).swapaxes(-1, -2)[..., None] * grouped(b, groups)[..., None, :, :]
 
     def summed(array):
         """Over batch and space, as a product with ones: XLA would draw all the terms above into a plain sum."""

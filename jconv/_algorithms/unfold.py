@@ -20,18 +20,16 @@ import operator
 from jax import lax
 from jax import numpy as jnp
 
-from .._spec import ConvSpec
+from .._spec import ConvSpec, span
 from .base import Call, Map, Reduced, Reduction, Work, pad
 
 
 def _copies(x, spec: ConvSpec):
     axis, groups = spec.axes[0], spec.feature_group_count
-    end = (axis.o - 1) * axis.s + (axis.k - 1) * axis.d + 1
-    x = pad(x, 1, (axis.lo, end - axis.lo - axis.n))
+    low, high, _ = axis.reach
+    x = pad(x, 1, (low, high))
     x = x.reshape(*x.shape[:-1], groups, -1)
-    parts = [
-        lax.slice_in_dim(x, t * axis.d, t * axis.d + (axis.o - 1) * axis.s + 1, axis.s, axis=1) for t in range(axis.k)
-    ]
+    parts = [lax.slice_in_dim(x, t * axis.d, t * axis.d + span(axis.o, axis.s), axis.s, axis=1) for t in range(axis.k)]
     x = jnp.concatenate(parts, -1)
     return x.reshape(x.shape[0] * axis.o, *x.shape[2:-2], -1)
 
@@ -39,13 +37,13 @@ def _copies(x, spec: ConvSpec):
 def _added(x, spec: ConvSpec):
     axis, groups = spec.axes[0], spec.feature_group_count
     x = x.reshape(-1, axis.o, *x.shape[1:-1], groups, axis.k, spec.in_features // groups)
-    end = (axis.o - 1) * axis.s + (axis.k - 1) * axis.d + 1
+    low, high, length = axis.reach
     parts = []
     for t in range(axis.k):
         part = x[..., t, :].reshape(*x.shape[:-3], -1)
-        low = t * axis.d
-        parts.append(pad(part, 1, (low, end - low - ((axis.o - 1) * axis.s + 1), axis.s - 1)))
-    return pad(functools.reduce(operator.add, parts), 1, (-axis.lo, axis.n + axis.lo - end))
+        start = t * axis.d
+        parts.append(pad(part, 1, (start, length - start - span(axis.o, axis.s), axis.s - 1)))
+    return pad(functools.reduce(operator.add, parts), 1, (-low, -high))
 
 
 def _joined(kernel, spec: ConvSpec):

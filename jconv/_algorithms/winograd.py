@@ -33,7 +33,20 @@ from jax import lax
 from jax import numpy as jnp
 
 from .._spec import ConvSpec
-from .base import SIDE, Algorithm, Call, Work, divisor, exchanged, long_matmul_work, matmul_work, pad, zeros
+from .base import (
+    SIDE,
+    Algorithm,
+    Call,
+    Work,
+    divisor,
+    einsum,
+    exchanged,
+    long_matmul_work,
+    map_blocks,
+    matmul_work,
+    pad,
+    sum_blocks,
+)
 
 POINTS = (0, 1, -1, 2, -2)
 BLOCK = 20 << 20  # bytes of transformed tiles at a time
@@ -144,12 +157,8 @@ def _through(matrix: np.ndarray, a: jax.Array, axis: int) -> jax.Array:
     return jnp.tensordot(matrix.astype(a.dtype), a, axes=(1, axis), precision="highest")
 
 
-def _dot(subscripts, a, b, call: Call):
-    return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
-
-
 def _blocked(call: Call, m: int) -> int:
-    """Images at a time."""
+    """Images at a time, 0 for all of a symbolic batch."""
     batch = call.spec.batch_shape[0]
     return divisor(batch, max(1, BLOCK / _tile_bytes(call, m))) if isinstance(batch, int) else 0
 
@@ -186,7 +195,7 @@ def _pass(x, points, subscripts: str, call: Call, m: int):
     def block(x):
         images = x.shape[0]
         v = _tiles_of_image(x.astype(dtype), spec, m, bt)
-        out = _dot(subscripts, v, points, call)
+        out = einsum(subscripts, v, points, call)
         out = out.reshape(*[n] * len(axes), images, *space, spec.out_features)
         for left, axis in reversed(list(enumerate(axes))):  # the last of the leading axes, back into its place
             parts = [lax.index_in_dim(out, j, axis=left, keepdims=False) for j in range(n)]
@@ -197,11 +206,7 @@ def _pass(x, points, subscripts: str, call: Call, m: int):
             out = lax.slice_in_dim(out, 0, spec.axes[axis].o, axis=at_axis)
         return out
 
-    images, batch = _blocked(call, m), x.shape[0]
-    if images in (0, batch):
-        return block(x)
-    out = lax.map(block, x.reshape(batch // images, images, *x.shape[1:]))
-    return out.reshape(batch, *out.shape[2:])
+    return map_blocks(block, x, _blocked(call, m))
 
 
 def kernel_grad(x, g, call: Call, m: int):
@@ -218,19 +223,11 @@ def kernel_grad(x, g, call: Call, m: int):
         y = pad(y, 1, *ends)
         u = _points(y, axes, at.T, m, counts)
         if v.shape[-1] >= u.shape[-1]:  # the operand of fewer channels first
-            return jnp.swapaxes(_dot("jbc,jbi->jci", u, v, call), 1, 2)
-        return _dot("jbi,jbc->jic", v, u, call)
+            return jnp.swapaxes(einsum("jbc,jbi->jci", u, v, call), 1, 2)
+        return einsum("jbi,jbc->jic", v, u, call)
 
-    images, batch = _blocked(call, m), x.shape[0]
     shape = (len(bt) ** len(axes), spec.in_features, spec.out_features)
-    if images in (0, batch):
-        out = block(x, g)
-    else:
-
-        def step(i, total):
-            return total + block(*(lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g)))
-
-        out = lax.fori_loop(0, batch // images, step, zeros(shape, dtype, x, g))
+    out = sum_blocks(block, x, g, _blocked(call, m), jax.ShapeDtypeStruct(shape, dtype))
     out = out.reshape(*[len(bt)] * len(axes), *shape[1:])
     for left in range(len(axes)):
         out = jnp.moveaxis(_through(gm.T, out, left), 0, left)
