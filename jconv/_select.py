@@ -35,7 +35,7 @@ PRICES = Work(products=1.0e-11, vector=5.0e-11, scalar=5.0e-10, bytes=3.0e-11, l
 # Beyond this size the allocator of the C library gives memory back to the system after each call, and every page
 # of it is faulted in anew.
 REUSED_BYTES = 32 << 20
-FAULTED_BYTE = 6.0e-10
+FAULTED_BYTE = 4.0e-10
 
 
 class Selection(NamedTuple):

@@ -96,7 +96,7 @@ def test_every_geometry(case, role):
 def test_every_plan_is_met_by_some_geometry():
     for role in ROLES:
         met = {name for case in NAMED for name in PLANS if refusal(name, call_of(case, role)) is None}
-        assert met == set(PLANS) - ({"split+xla"} if role == "kernel_grad" else set())
+        assert met == set(PLANS)
     assert {part for name in COMPOSED for part in name.split("+")} >= set(REDUCTIONS)
 
 

@@ -84,7 +84,6 @@ class Work(NamedTuple):
 
 
 SIDE = 16.0  # elements: what packing, and a short side, cost on each side of a matrix product
-LONG_SIDE = 40.0  # the same where a long sum gives a small result
 
 
 def matmul_work(rows: float, depth: float, columns: float) -> float:
@@ -98,9 +97,18 @@ def matmul_work(rows: float, depth: float, columns: float) -> float:
 
 
 def long_matmul_work(rows: float, depth: float, columns: float) -> float:
-    """The same for the transpose of a tall matrix times another one: both are read across their rows."""
+    """The same for the transpose of a tall matrix times another one: a long sum for a small result.
+
+    Both are read across their rows, and the wider of the two should fill several vectors.
+    """
     rows, depth, columns = (max(1.0, side) for side in (rows, depth, columns))
-    return 1.2 * rows * depth * columns * (1 + LONG_SIDE / rows) * (1 + SIDE / depth) * (1 + LONG_SIDE / columns)
+    narrow, wide = min(rows, columns), max(rows, columns)
+    return 1.1 * rows * depth * columns * (1 + 4.0 / narrow) * (1 + SIDE / depth) * (1 + 48.0 / wide)
+
+
+def run_steps(runs: float, length: float) -> float:
+    """Scalar steps of copying so many runs of adjacent elements from one place to another."""
+    return runs * (2.6 * length if length < 4 else 4.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,19 +73,24 @@ def _tiles(call: Call) -> tuple[Tile, ...]:
 
 
 def _fold(a: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-    """[b, (I, u).., c] to [b, I.., (u.., c)]."""
-    rank = len(sizes)
-    a = a.reshape(a.shape[0], *(e for n, size in zip(a.shape[1:], sizes, strict=False) for e in (n // size, size)), -1)
-    a = a.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
+    """[b, (I, u).., c] to [b, I.., (u.., c)].
+
+    Along the last axis u lies next to c already. Taken as one axis, what moves is long runs, which XLA copies up to ten
+    times faster.
+    """
+    rank, (*spatial, channels) = len(sizes), a.shape[1:]
+    parts = [e for n, size in zip(spatial, sizes, strict=True) for e in (n // size, size)]
+    a = a.reshape(a.shape[0], *parts[:-1], parts[-1] * channels)
+    a = a.transpose(0, *range(1, 2 * rank, 2), *range(2, 2 * rank - 1, 2), 2 * rank)
     return a.reshape(*a.shape[: rank + 1], -1)
 
 
 def _unfold(a: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
     """The inverse of `_fold`."""
-    rank = len(sizes)
-    a = a.reshape(*a.shape[:-1], *sizes, -1)
-    a = a.transpose(0, *(j for i in range(rank) for j in (1 + i, 1 + rank + i)), 2 * rank + 1)
-    return a.reshape(a.shape[0], *(a.shape[1 + 2 * i] * size for i, size in enumerate(sizes)), a.shape[-1])
+    rank, spatial = len(sizes), a.shape[1:-1]
+    a = a.reshape(*a.shape[:-1], *sizes[:-1], -1)
+    a = a.transpose(0, *(j for i in range(rank - 1) for j in (1 + i, 1 + rank + i)), rank, 2 * rank)
+    return a.reshape(a.shape[0], *(n * size for n, size in zip(spatial, sizes, strict=True)), -1)
 
 
 def _place(kernel: jax.Array, spec: ConvSpec, tiles: tuple[Tile, ...]) -> jax.Array:
@@ -182,12 +187,14 @@ def work(call: Call) -> Work:
     item = call.accumulator.itemsize
     mixed = any(t.size > 1 for t in tiles[:-1])
     moved = (2.0 if mixed else 1.0) * image
+    kept = image + kernel
     if any(t.m > 1 for t in tiles[:-1]) or any(t.m * t.number != a.o for t, a in zip(tiles, spec.axes, strict=True)):
         moved += output
+        kept += output
     return Work(
         bytes=3 * item * (moved + 2.0 * kernel),
         launches=6,
-        workspace=int(item * (image + kernel + output)),
+        workspace=int(item * kept),
     )
 
 

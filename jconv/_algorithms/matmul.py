@@ -27,6 +27,7 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from .._spec import ConvSpec
 from ._gather import gather, shifted
 from .base import (
     Algorithm,
@@ -38,11 +39,17 @@ from .base import (
     long_matmul_work,
     map_blocks,
     matmul_work,
+    run_steps,
     sum_blocks,
 )
 
 BLOCK = 12 << 20  # bytes of patches at a time
 MAX_TERMS = 128
+
+
+def _is_pointwise(spec: ConvSpec) -> bool:
+    """Whether the patches are the image itself."""
+    return spec.feature_group_count == 1 and all(a.k == a.s == a.q == 1 and a.lo == a.hi == 0 for a in spec.axes)
 
 
 def _blocks(call: Call) -> int:
@@ -51,6 +58,8 @@ def _blocks(call: Call) -> int:
     batch = spec.batch_shape[0]
     if not isinstance(batch, int):
         return 0
+    if _is_pointwise(spec):
+        return batch
     return divisor(batch, BLOCK / max(1, _patch_bytes(call)))
 
 
@@ -100,15 +109,20 @@ def input_grad(g, kernel, call: Call):
     return map_blocks(block, g, _blocks(call))
 
 
+def _first(a, groups: int):
+    """Groups as the outermost part of the batch: [b, *spatial, (g, c)] to [(g, b), *spatial, c]."""
+    if groups == 1:
+        return a
+    a = jnp.moveaxis(grouped(a, groups), -2, 0)
+    return a.reshape(-1, *a.shape[2:])
+
+
 def _transposed_product(p, y, groups: int, call: Call):
-    """P^T y, [columns of a group, outputs]."""
-    p, y = (v.reshape(math.prod(v.shape[:-1]), v.shape[-1]) for v in (p, y))
-    if groups > 1:
-        p = p.reshape(p.shape[0], -1, groups, call.spec.in_features // groups)
-        return einsum("ntgi,ngc->tigc", p, grouped(y, groups), call).reshape(-1, y.shape[-1])
+    """P^T y of every group, [columns, groups, outputs]."""
+    p, y = (v.reshape(groups, -1, v.shape[-1]) for v in (p, y))
     if p.shape[-1] >= y.shape[-1]:
-        return einsum("nc,ni->ci", y, p, call).T
-    return einsum("ni,nc->ic", p, y, call)
+        return einsum("gnc,gni->gci", y, p, call).transpose(2, 0, 1)
+    return einsum("gni,gnc->gic", p, y, call).transpose(1, 0, 2)
 
 
 def kernel_grad(x, g, call: Call):
@@ -120,6 +134,7 @@ def kernel_grad(x, g, call: Call):
     def block(x, g):
         """The taps' gradients, summed over a block of images."""
         rows: dict[tuple[int, ...], jax.Array] = {}
+        x, g = _first(x, groups), _first(g, groups)
         for terms, offset in zip(*shifted(x, spec.axes, "o"), strict=True):
             if any(r >= axis.o for r, axis in zip(offset, spec.axes, strict=True)):
                 continue  # a phase beyond the last output
@@ -159,13 +174,15 @@ def work(call: Call) -> Work:
     patches = _patch_bytes(call)
     role = "p" if call.role == "input_grad" else "o"
     phases = math.prod(axis.phases(role).step for axis in spec.axes)
-    pointwise = taps == 1 and all(a.s == a.q == 1 and a.lo == a.hi == 0 for a in spec.axes)
+    read, written = (y, x) if call.role == "input_grad" else (x, y)
+    kernel = math.prod(spec.kernel_shape) * item
     if call.role == "kernel_grad":
-        rows = taps * inputs / (spec.window[0] if spec.rank else 1) / phases
+        lines = spec.window[0] if spec.rank else 1
+        rows = taps * inputs / lines / phases
         count = groups * batch / images * taps * inputs / rows
-        price = long_matmul_work if groups == 1 else matmul_work  # groups share what packing costs
-        products = count * price(rows, math.prod(spec.output_spatial) * images, outputs)
-        launches = blocks * (3 + phases * (spec.window[0] if spec.rank else 1) * 3) * groups
+        products = count * long_matmul_work(rows, math.prod(spec.output_spatial) * images, outputs)
+        launches = blocks * (3 + phases * lines * 3)
+        workspace = 1.1 * patches * images / lines + read * item / blocks + 2 * kernel
     else:
         depth, width = (outputs, inputs) if call.role == "input_grad" else (inputs, outputs)
         space = math.prod(spec.spatial if call.role == "input_grad" else spec.output_spatial)
@@ -173,17 +190,21 @@ def work(call: Call) -> Work:
             max(1, space / phases) * images, max(1.0, depth * taps / phases), width
         )  # fmt: skip
         launches = blocks * (2 + 2 * phases)
-    moved = 0.0 if pointwise and groups == 1 else 2.0 * patches * batch
-    if groups > 1:
-        moved = 3 * moved + 4.0 * (x + y) * item
-    return Work(
-        products=products,
-        bytes=moved + (x + y) * item * (2 if phases > 1 else 1),
-        launches=launches,
-        workspace=0
-        if pointwise and groups == 1
-        else int(patches * images * 1.5 + (x + y) * item / max(1, blocks) * 1.2),
-    )
+        workspace = 1.1 * patches * images + read * item / blocks + (kernel if taps > 1 else 0)
+        workspace += written * item if phases > 1 else 0
+    bytes_ = (x + y) * item * (2.0 if phases > 1 else 1.0)
+    if _is_pointwise(spec):
+        return Work(products=products, bytes=bytes_, launches=launches)
+    channels = spec.out_features if call.role == "input_grad" else spec.in_features
+    runs = patches * batch / item / channels
+    moved = 4.0 * patches * batch
+    if groups > 1:  # groups are brought to the front of the image, or of its patches
+        bytes_ += 4.0 * (x + y) * item
+        moved *= 1 if call.role == "kernel_grad" else 3
+        runs *= groups
+        workspace += (x + y) * item / blocks
+    steps = run_steps(runs, channels / groups)
+    return Work(products=products, scalar=steps, bytes=bytes_ + moved, launches=launches, workspace=int(workspace))
 
 
 ALGORITHM = Algorithm("matmul", forward, input_grad, kernel_grad, supports, work)

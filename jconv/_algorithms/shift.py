@@ -31,7 +31,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work, apart, grouped, pad, zeros
+from .base import Algorithm, Call, Work, apart, grouped, zeros
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
@@ -41,24 +41,19 @@ MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
 
 
 def _contract(terms, weights, groups: int, depth: int, width: int, dtype):
-    """sum over taps and `depth` of part[..., g, j] weights[tap][j, g, l], `CHAIN` terms at a time."""
+    """sum over taps and `depth` of part[..., g, j] weights[tap][j, (g, l)], `CHAIN` terms at a time."""
     total = None
     products = []
     for tap, operand in terms:
         part = operand.astype(dtype)
         columns = [part] if depth == 1 else [grouped(part, groups)[..., j] for j in range(depth)]
-        weight = weights[tap]  # [j, g, l]
+        weight = grouped(weights[tap], groups)  # [j, g, l]
         products += [c * weight[j, :, 0] if width == 1 else c[..., None] * weight[j] for j, c in enumerate(columns)]
     for first in range(0, len(products), CHAIN):
         partial = functools.reduce(operator.add, products[first : first + CHAIN])
         total = partial if total is None else total + partial
     assert total is not None
     return total if width == 1 else total.reshape(*total.shape[:-2], groups * width)
-
-
-def _weights(kernel, call: Call):
-    """The kernel in the accumulator, [*window, i, g, c]."""
-    return grouped(kernel.astype(call.accumulator), call.spec.feature_group_count)
 
 
 def _sizes(call: Call) -> tuple[int, int, int]:
@@ -70,6 +65,7 @@ def _sizes(call: Call) -> tuple[int, int, int]:
 def _pass(a, weights, result: str, depth: int, width: int, call: Call):
     """The forward pass, or with `result` "p" the input's gradient; on its own where each tap has several terms."""
     spec, groups = call.spec, call.spec.feature_group_count
+    weights = weights.astype(call.accumulator)
 
     def run(a, weights):
         combine = functools.partial(
@@ -86,14 +82,13 @@ def _pass(a, weights, result: str, depth: int, width: int, call: Call):
 
 def forward(x, kernel, call: Call):
     _, inputs, outputs = _sizes(call)
-    return _pass(x, _weights(kernel, call), "o", inputs, outputs, call)
+    return _pass(x, kernel, "o", inputs, outputs, call)
 
 
 def input_grad(g, kernel, call: Call):
-    _, inputs, outputs = _sizes(call)
-    weights = jnp.swapaxes(_weights(kernel, call), -1, -3)  # [*window, c, g, i]
-    if inputs * outputs > 1:
-        weights = pad(weights, weights.ndim - 3, (0, 1))  # writes them out in this order, for contiguous reads
+    groups, inputs, outputs = _sizes(call)
+    weights = jnp.swapaxes(grouped(kernel, groups), -1, -3)  # [*window, c, g, i]
+    weights = weights.reshape(*kernel.shape[:-2], outputs, groups * inputs)  # one axis: written out in this order
     return _pass(g, weights, "p", outputs, inputs, call)
 
 
@@ -213,7 +208,8 @@ def work(call: Call) -> Work:
     macs = spec.macs * batch
     item = call.accumulator.itemsize
     read = y if call.role == "input_grad" else x
-    lanes = groups if inputs * outputs == 1 or groups > 8 else max(inputs, outputs)
+    width = {"forward": outputs, "input_grad": inputs, "kernel_grad": max(inputs, outputs)}[call.role]
+    lanes = groups if groups > 8 else groups * width
     contracted = {"forward": inputs, "input_grad": outputs, "kernel_grad": 1}[call.role]
     waste = max(1.0, 16 / lanes) * (1 if contracted == 1 else 1.5)  # one channel of several is a strided read
     if call.role == "kernel_grad":

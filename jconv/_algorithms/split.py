@@ -35,8 +35,6 @@ def supports(call: Call) -> str | None:
     groups = call.spec.feature_group_count
     if not 1 < groups <= MAX_PARTS:
         return f"split writes out one convolution a group, for 2 to {MAX_PARTS} groups, here are {groups}"
-    if call.role == "kernel_grad":
-        return "split takes the passes over the image; `matmul` has the kernel's gradient of all groups in one product"
     return None
 
 

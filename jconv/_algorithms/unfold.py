@@ -21,7 +21,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from .._spec import ConvSpec, span
-from .base import Call, Map, Reduced, Reduction, Work, pad
+from .base import Call, Map, Reduced, Reduction, Work, pad, run_steps
 
 
 def _copies(x, spec: ConvSpec):
@@ -94,9 +94,11 @@ def work(call: Call) -> Work:
     item = (call.accumulator if call.role == "input_grad" else call.dtype).itemsize
     if axis.k == axis.s == 1 and axis.lo == axis.hi == 0:
         return Work()  # positions become images, which is how they lie in memory
-    runs = copies / spec.in_features  # of adjacent channels; short ones are copied element by element
-    slow = (4.0 if spec.in_features > 4 else 8.0) if call.role != "input_grad" else 8.0 if axis.s == 1 else 32.0
-    return Work(bytes=2.5 * copies * item, scalar=slow * runs, launches=3, workspace=copies * item)
+    steps = run_steps(copies / spec.in_features, spec.in_features)
+    kept = copies + (0 if call.role == "input_grad" else math.prod(spec.x_shape))
+    if call.role == "forward":
+        kept += math.prod(spec.output_shape)
+    return Work(bytes=2.5 * copies * item, scalar=steps, launches=3, workspace=kept * item)
 
 
 REDUCTION = Reduction("unfold", reduce, supports, work, local=True)

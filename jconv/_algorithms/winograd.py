@@ -14,8 +14,7 @@ of B^T scaled to whole numbers, those of G by the inverse) and one such transfor
 so forward is A^T of one matrix product a point, the kernel's gradient is G^T of another, and the input's gradient is
 the forward pass of the exchanged geometry (`exchanged` in `base`). Tiles of 4 take 1/4 of the products of a 3x3 window,
 tiles of 2 take 4/9; the error grows with the size of the points (docs/algorithms.md has it measured), so `precision`
-HIGH and HIGHEST exclude both. A NaN or an Inf reaches every output of its tile of 4; in tiles of 2 each element enters
-exactly the outputs that it has in the definition, so there it stays local.
+HIGH and HIGHEST exclude both. A NaN or an Inf reaches every output of the tiles that it enters.
 
     Sources: Winograd, Arithmetic complexity of computations, 1980; Lavin and Gray, "Fast algorithms for convolutional
     neural networks", 2015, arXiv:1509.09308.
@@ -120,15 +119,17 @@ def _axes(spec: ConvSpec) -> list[int]:
 def _points(a: jax.Array, axes: list[int], matrix: np.ndarray, step: int, counts: list[int]) -> jax.Array:
     """`matrix` applied to the tiles of each axis: [b, *spatial, c] to [points, b * tiles, c].
 
-    Tile j of an axis starts at j * step and has as many elements as `matrix` has columns.
+    Tile j of an axis starts at j * step and has as many elements as `matrix` has columns. The last axis goes first, so
+    that the points of the first are the outermost; what lies before and after an axis is taken as one axis each, which
+    takes XLA less time to compile.
     """
-    n = matrix.shape[1]
-    for done, (axis, count) in enumerate(zip(axes, counts, strict=True)):
-        at = 1 + axis + done
-        parts = [lax.slice_in_dim(a, i, i + step * (count - 1) + 1, step, axis=at) for i in range(n)]
-        a = jnp.stack(_combine(matrix, parts), axis=done)
-    points = len(axes)
-    return a.reshape(math.prod(a.shape[:points]), math.prod(a.shape[points:-1]), a.shape[-1])
+    n, shape = matrix.shape[1], list(a.shape)
+    for axis, count in reversed(list(zip(axes, counts, strict=True))):
+        a = a.reshape(-1, shape[1 + axis], math.prod(shape[2 + axis :]))
+        parts = [lax.slice_in_dim(a, i, i + step * (count - 1) + 1, step, axis=1) for i in range(n)]
+        a = jnp.stack(_combine(matrix, parts))
+        shape[1 + axis] = count
+    return a.reshape(len(matrix) ** len(axes), -1, shape[-1])
 
 
 def _geometry(spec: ConvSpec, m: int):
@@ -145,16 +146,32 @@ def _tiles_of_image(x, spec: ConvSpec, m: int, bt: np.ndarray):
     return _points(pad(x, 1, *ends), axes, bt, m, counts)
 
 
+def _each_axis(matrix: np.ndarray, axes: list[int], a: jax.Array) -> jax.Array:
+    """`matrix` along each axis of what was tiled: [points, ...] to [points', ...].
+
+    One product with the Kronecker product of the axes' matrices, in full precision.
+    """
+    matrix = functools.reduce(np.kron, [matrix] * len(axes))
+    out = jnp.matmul(matrix.astype(a.dtype), a.reshape(matrix.shape[1], -1), precision="highest")
+    return out.reshape(-1, *a.shape[1:])
+
+
 def _kernel_points(kernel, spec: ConvSpec, g: np.ndarray):
-    """G along each axis: [*window, i, c] to [points, i, c]. A small product, in full precision."""
-    for done, axis in enumerate(_axes(spec)):
-        kernel = jnp.moveaxis(_through(g, kernel, axis), 0, done)
-    return kernel.reshape(-1, *kernel.shape[-2:])
+    """G along each axis: [*window, i, c] to [points, i, c]."""
+    return _each_axis(g, _axes(spec), kernel.reshape(-1, *kernel.shape[-2:]))
 
 
-def _through(matrix: np.ndarray, a: jax.Array, axis: int) -> jax.Array:
-    """`matrix` applied to one axis, which comes first."""
-    return jnp.tensordot(matrix.astype(a.dtype), a, axes=(1, axis), precision="highest")
+def _untiled(a: jax.Array, axes: list[int], m: int, spatial: list[int]) -> jax.Array:
+    """Tiles of m along each axis, put together: [points, b * tiles, c] to [b, *spatial, c]."""
+    order, counts = [len(axes)], []
+    for i, size in enumerate(spatial):
+        order.append(len(axes) + 1 + i)
+        if i in axes:
+            order.append(axes.index(i))
+        counts.append(size // m if i in axes else size)
+    images = a.shape[1] // math.prod(counts)
+    a = a.reshape(*[m] * len(axes), images, *counts, a.shape[-1])
+    return a.transpose(*order, a.ndim - 1).reshape(images, *spatial, a.shape[-1])
 
 
 def _blocked(call: Call, m: int) -> int:
@@ -189,22 +206,12 @@ def _pass(x, points, subscripts: str, call: Call, m: int):
     spec = call.spec
     bt, _, at = transforms(m, 3)
     axes, counts = _geometry(spec, m)
-    n, dtype = len(bt), call.accumulator
-    space = [counts[axes.index(i)] if i in axes else axis.o for i, axis in enumerate(spec.axes)]
+    space = [m * counts[axes.index(i)] if i in axes else axis.o for i, axis in enumerate(spec.axes)]
 
     def block(x):
-        images = x.shape[0]
-        v = _tiles_of_image(x.astype(dtype), spec, m, bt)
-        out = einsum(subscripts, v, points, call)
-        out = out.reshape(*[n] * len(axes), images, *space, spec.out_features)
-        for left, axis in reversed(list(enumerate(axes))):  # the last of the leading axes, back into its place
-            parts = [lax.index_in_dim(out, j, axis=left, keepdims=False) for j in range(n)]
-            at_axis = left + 1 + axis
-            out = jnp.stack(_combine(at, parts), axis=at_axis + 1)
-            shape = out.shape
-            out = out.reshape(*shape[:at_axis], shape[at_axis] * m, *shape[at_axis + 2 :])
-            out = lax.slice_in_dim(out, 0, spec.axes[axis].o, axis=at_axis)
-        return out
+        v = _tiles_of_image(x.astype(call.accumulator), spec, m, bt)
+        out = _each_axis(at, axes, einsum(subscripts, v, points, call))
+        return _untiled(out, axes, m, space)[(slice(None), *(slice(0, axis.o) for axis in spec.axes))]
 
     return map_blocks(block, x, _blocked(call, m))
 
@@ -220,18 +227,14 @@ def kernel_grad(x, g, call: Call, m: int):
         v = _tiles_of_image(x, spec, m, bt)
         tiles = dict(zip(axes, counts, strict=True))
         ends = [(0, m * tiles[i] - axis.o if i in tiles else 0) for i, axis in enumerate(spec.axes)]
-        y = pad(y, 1, *ends)
-        u = _points(y, axes, at.T, m, counts)
+        u = _points(pad(y, 1, *ends), axes, at.T, m, counts)
         if v.shape[-1] >= u.shape[-1]:  # the operand of fewer channels first
             return jnp.swapaxes(einsum("jbc,jbi->jci", u, v, call), 1, 2)
         return einsum("jbi,jbc->jic", v, u, call)
 
     shape = (len(bt) ** len(axes), spec.in_features, spec.out_features)
     out = sum_blocks(block, x, g, _blocked(call, m), jax.ShapeDtypeStruct(shape, dtype))
-    out = out.reshape(*[len(bt)] * len(axes), *shape[1:])
-    for left in range(len(axes)):
-        out = jnp.moveaxis(_through(gm.T, out, left), 0, left)
-    return out.reshape(spec.kernel_shape)
+    return _each_axis(gm.T, axes, out).reshape(spec.kernel_shape)
 
 
 def supports(call: Call) -> str | None:
@@ -269,10 +272,10 @@ def work(call: Call, m: int) -> Work:
     kernel = n * spec.in_features * spec.out_features
     return Work(
         products=products,
-        vector=3.0 * (m + 2) / 2 * transformed,
-        bytes=item * (4.2 * transformed + 4.0 * kernel),
+        vector=2.4 * (m + 2) / 2 * transformed,
+        bytes=item * (3.6 * transformed + 4.0 * kernel),
         launches=blocks * 8 * (m + 2) ** max(0, len(axes) - 1) + 30,
-        workspace=int(1.4 * images * _tile_bytes(call, m) + item * kernel),
+        workspace=int(1.1 * images * _tile_bytes(call, m) + item * kernel * (1.5 if call.role == "kernel_grad" else 1)),
     )
 
 
@@ -285,7 +288,7 @@ def _algorithm(m: int) -> Algorithm:
         supports,
         functools.partial(work, m=m),
         exact=False,
-        local=m == 2,
+        local=False,
     )
 
 

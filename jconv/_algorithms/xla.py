@@ -10,6 +10,7 @@ import math
 
 from jax import lax
 from jax import numpy as jnp
+from jax.lib import __version__ as jaxlib_version
 
 from .base import Algorithm, Call, Work, exchanged, matmul_work
 
@@ -49,6 +50,23 @@ def _padded_beforehand(lhs, axes, padding, dilation):
     return lhs, tuple(padding), tuple(dilation)
 
 
+def _unpadded_is_slow(spec, call: Call) -> bool:
+    """Whether XLA would write out all patches: 2-D, stride 1 and no pads, on CPU in jaxlib 0.10.2 alone.
+
+    With one more position, cut off again, it takes a third of the time (8x58x58x64, window 3: 47 and 14 ms; jaxlib
+    0.10.1 and 0.11.0: 8 and 9 ms without and with it).
+    """
+    plain = all(a.s == a.q == a.d == 1 and a.lo == a.hi == 0 for a in spec.axes)
+    return (
+        jaxlib_version == "0.10.2"
+        and call.platform == "cpu"
+        and spec.rank == 2
+        and spec.feature_group_count == 1
+        and spec.in_features >= 32  # with fewer the cut costs more
+        and plain
+    )
+
+
 def _last(rank):
     """[batch, *spatial, channels], written as lax wants it: batch axis, channel axis, spatial axes."""
     return (0, rank + 1, *range(1, rank + 1))
@@ -56,17 +74,19 @@ def _last(rank):
 
 def _forward_spec(x, kernel, spec, call: Call):
     r = spec.rank
-    return _conv(
+    one_more = _unpadded_is_slow(spec, call)
+    y = _conv(
         x,
         kernel,
         call,
         (_last(r), (r + 1, r, *range(r)), _last(r)),
         window_strides=spec.strides,
-        padding=spec.padding,
+        padding=((0, 0), (0, 1)) if one_more else spec.padding,
         lhs_dilation=spec.input_dilation,
         rhs_dilation=spec.kernel_dilation,
         feature_group_count=spec.feature_group_count,
     )
+    return y[:, :, : spec.axes[1].o] if one_more else y
 
 
 def forward(x, kernel, call: Call):
@@ -134,12 +154,25 @@ def work(call: Call) -> Work:
     if groups > 1:
         # One group at a time, and in some versions in loops of its own instead of the library's.
         return Work(scalar=(0.4 * macs + 2.0 * space * taps * groups) / steps, launches=2 + 0.3 * batch * groups)
-    # Along one axis, and with more than one tap, its product is nearest to what the machine can do.
-    factor = (0.8, 0.8, 1.5 if taps == 1 else 1.1)[spec.rank] if spec.rank <= 2 else 8.0
-    products = factor * matmul_work(space, taps * inputs, 3 * outputs) / 3
-    if spec.rank <= 2:
+    # Along one axis, and with more than one tap, its product is nearest to what the machine can do; without any axis it
+    # is a loop in some versions (`matmul` is the one for that).
+    factor = (50.0, 0.8, 1.5 if taps == 1 else 1.1)[spec.rank] if spec.rank <= 2 else 8.0
+    if spec.rank == 1 and 1 < outputs < 8 and taps * inputs > 64:
+        factor *= 8.0  # the library then divides the sum between threads, not the results
+    columns = 3 * outputs if outputs > 1 or spec.rank != 1 else 16
+    products = factor * matmul_work(space, taps * inputs, columns) * outputs / columns
+    if spec.rank == 2 or outputs == 1:
         products /= max(1, steps) ** 0.75  # its patches leave most inserted zeros out
-    return Work(products=products, scalar=2.0 * space * taps / steps, launches=2)
+    # Patches that reach into the padding are gathered element by element.
+    pads = (
+        [((a.k - 1) * a.d - a.lo, (a.k - 1) * a.d - a.hi) for a in spec.axes]
+        if call.role == "input_grad"
+        else (spec.padding)
+    )
+    sizes = spec.spatial if call.role == "input_grad" else spec.output_spatial
+    inside = math.prod(max(0, n - max(0, low) - max(0, high)) / n for n, (low, high) in zip(sizes, pads, strict=True))
+    gathered = space * taps * (2.0 + 0.3 * inputs * (1 - inside))
+    return Work(products=products, scalar=gathered / steps, launches=2)
 
 
 SCALAR_STEP = 3.0  # of a multiply-add in a loop that recomputes its indices
