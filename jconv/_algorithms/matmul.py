@@ -63,6 +63,12 @@ def _blocks(call: Call) -> int:
     return divisor(batch, BLOCK / max(1, _patch_bytes(call)))
 
 
+def _group_blocks(call: Call) -> int:
+    """Into how many parts the groups of the kernel's gradient are divided: one image's patches may be too many."""
+    groups = call.spec.feature_group_count
+    return groups // divisor(groups, BLOCK * groups / max(1, _patch_bytes(call) * max(1, _blocks(call))))
+
+
 def _patch_bytes(call: Call) -> int:
     """Patches of one image."""
     spec = call.spec
@@ -127,14 +133,20 @@ def _transposed_product(p, y, groups: int, call: Call):
 
 def kernel_grad(x, g, call: Call):
     spec = call.spec
-    groups, rank = spec.feature_group_count, spec.rank
+    groups, rank, parts = spec.feature_group_count, spec.rank, _group_blocks(call)
     steps = [axis.phases("o").step for axis in spec.axes]
     shape = (math.prod(spec.window), *spec.kernel_shape[-2:])
 
     def block(x, g):
-        """The taps' gradients, summed over a block of images."""
-        rows: dict[tuple[int, ...], jax.Array] = {}
+        """The taps' gradients, summed over a block of images; of as many groups at a time as fit a block."""
         x, g = _first(x, groups), _first(g, groups)
+        if parts == 1:
+            return taps_of(x, g)
+        found = lax.map(lambda pair: taps_of(*pair), tuple(v.reshape(parts, -1, *v.shape[1:]) for v in (x, g)))
+        return jnp.moveaxis(found, 0, -2).reshape(shape)
+
+    def taps_of(x, g):
+        rows: dict[tuple[int, ...], jax.Array] = {}
         for terms, offset in zip(*shifted(x, spec.axes, "o"), strict=True):
             if any(r >= axis.o for r, axis in zip(offset, spec.axes, strict=True)):
                 continue  # a phase beyond the last output
@@ -146,9 +158,10 @@ def kernel_grad(x, g, call: Call):
                 counts = (slice(None), *(slice(0, n) for n in part.shape[1 : 1 + rank]))
                 slices = [s[counts] for s in slices]
                 columns = jnp.concatenate(slices, -1) if len(slices) > 1 else slices[0]
-                found = _transposed_product(columns, part, groups, call).reshape(len(taps), *shape[1:])
+                found = _transposed_product(columns, part, groups // parts, call)
+                found = found.reshape(len(taps), shape[1], shape[2] // parts)
                 rows.update({tap: found[j] for j, tap in enumerate(taps)})
-        zero = jnp.zeros(shape[1:], call.accumulator)
+        zero = jnp.zeros((shape[1], shape[2] // parts), call.accumulator)
         return jnp.stack([rows.get(tap, zero) for tap in itertools.product(*map(range, spec.window))])
 
     out = sum_blocks(block, x, g, _blocks(call), jax.ShapeDtypeStruct(shape, call.accumulator))
@@ -182,7 +195,7 @@ def work(call: Call) -> Work:
         count = groups * batch / images * taps * inputs / rows
         products = count * long_matmul_work(rows, math.prod(spec.output_spatial) * images, outputs)
         launches = blocks * (3 + phases * lines * 3)
-        workspace = 1.1 * patches * images / lines + read * item / blocks + 2 * kernel
+        workspace = 1.1 * patches * images / _group_blocks(call) / lines + read * item / blocks + 2 * kernel
     else:
         depth, width = (outputs, inputs) if call.role == "input_grad" else (inputs, outputs)
         space = math.prod(spec.spatial if call.role == "input_grad" else spec.output_spatial)

@@ -102,7 +102,8 @@ def _tap(x, g, choice, phases, call: Call):
     counts = [-(-(axis.o - r) // phase.step) for (r, _), axis, phase in zip(choice, spec.axes, phases, strict=True)]
     longest = max(range(len(counts)), key=lambda i: counts[i], default=0)
     size = counts[longest] if counts else 1
-    most = FOLD if spec.rank <= 2 else FOLD // 2  # XLA splits longer sums of slices of more axes
+    # XLA splits longer sums of slices of more axes, and strided slices take it longer to compile.
+    most = FOLD // 2 if spec.rank > 2 or any(phase.other > 1 for phase in phases) else FOLD
     slabs = next((f for f in range(most, most // 2, -1) if size % f == 0), min(size, most))
     rows = size // slabs
 

@@ -10,7 +10,7 @@ import math
 
 from jax import lax
 from jax import numpy as jnp
-from jax.lib import __version__ as jaxlib_version
+from jax.lib import __version__ as jaxlib_version  # type: ignore
 
 from .base import Algorithm, Call, Work, exchanged, matmul_work
 
