@@ -169,6 +169,38 @@ def test_normalisation_is_that_of_torch():
     np.testing.assert_allclose(y, back(want), rtol=1e-4, atol=1e-5)
 
 
+@needs_torch
+@pytest.mark.parametrize("train", [True, False])
+def test_derivatives_of_batch_norm_are_those_of_torch(train):
+    x, g, direction = (draw((2, 3, 4, 5), seed=i).astype(np.float64) for i in range(3))
+    x += 30  # a mean much larger than the deviation
+    scale, bias, mean, var = (draw((5,), seed=i).astype(np.float64) for i in range(4))
+    var, mean = var**2 + 0.5, mean + 30
+    first = lambda v: torch.from_numpy(np.moveaxis(v, -1, 1).copy())
+    tx, ts, tb = first(x).requires_grad_(), *(torch.from_numpy(v).requires_grad_() for v in (scale, bias))
+    statistics = (None, None) if train else (torch.from_numpy(mean), torch.from_numpy(var))
+    ty = torch.nn.functional.batch_norm(tx, *statistics, ts, tb, training=train)
+    once = torch.autograd.grad((torch.sin(ty) * first(g)).sum(), (tx, ts, tb), create_graph=True)
+    twice = torch.autograd.grad((once[0] * first(direction)).sum(), (tx, ts, tb), allow_unused=True)
+    back = lambda v: np.moveaxis(v.detach().numpy(), 1, -1) if v.ndim == 4 else v.detach().numpy()
+
+    with jax.enable_x64(True):
+        layer, state = layers.BatchNorm(param_dtype=jnp.float64), {"mean": jnp.asarray(mean), "var": jnp.asarray(var)}
+
+        def value(x, scale, bias):
+            y, _ = layer.apply({"scale": scale, "bias": bias}, state, x, train=train)
+            return jnp.sum(jnp.sin(y) * g)
+
+        arrays = tuple(map(jnp.asarray, (x, scale, bias)))
+        got = jax.grad(value, (0, 1, 2))(*arrays)
+        again = jax.grad(lambda *arrays: jnp.sum(jax.grad(value)(*arrays) * direction), (0, 1, 2))(*arrays)
+        tangent = jax.jvp(value, arrays, (direction, *arrays[1:]))[1]
+    for a, b in zip((*got, *again), (*once, *twice), strict=True):
+        np.testing.assert_allclose(a, back(b), rtol=1e-8, atol=1e-8)
+    want = sum(np.vdot(back(v), d) for v, d in zip(once, (direction, scale, bias), strict=True))
+    np.testing.assert_allclose(tangent, want, rtol=1e-8)
+
+
 def test_batch_norm_over_a_mapped_axis():
     layer = layers.BatchNorm(axis_name="d")
     params, state = layer.init(key, IMAGE)

@@ -22,9 +22,8 @@ def _affine_init(use_scale: bool, use_bias: bool, param_dtype):
     return init
 
 
-def _normalise(x, mean, var, params, epsilon: float, kind: str, use_scale: bool, use_bias: bool):
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, in float32 or wider, rounded to the dtype of x."""
-    y = (x - mean) * jax.lax.rsqrt(var + epsilon)
+def _affine(y, params, kind: str, use_scale: bool, use_bias: bool):
+    """y * scale + bias"""
     if use_scale:
         y = y * take(params, "scale", kind, y.shape[-1:])
     return y + take(params, "bias", kind, y.shape[-1:]) if use_bias else y
@@ -80,6 +79,10 @@ def BatchNorm(
         params, shape = affine(key, input_shape), tuple(input_shape[-1:])
         return params, {"mean": jnp.zeros(shape, param_dtype), "var": jnp.ones(shape, param_dtype)}
 
+    # For any constant c the variance is average((x - c)²) - (average(x) - c)², and y is (x - c) slope + offset, with
+    # slope = scale / sqrt(var + epsilon) and offset = bias - (mean - c) slope. With c at the mean nothing cancels, and
+    # as both hold for every x their derivatives of all orders are right. What differentiation sees is then small but
+    # for x - c, and the gradients need two sums over x, of g and of g (x - c), where the plain formula has four.
     def apply(params, state, x, *, train=False, key=None):
         running = {n: take(state, n, "BatchNorm", x.shape[-1:], "state") for n in ("mean", "var")}
         if train and 0 in x.shape:
@@ -88,13 +91,18 @@ def BatchNorm(
         if train:
             axes = tuple(range(x.ndim - 1))
             everywhere = lambda v: v if axis_name is None else jax.lax.pmean(v, axis_name)
-            mean = everywhere(jnp.mean(wide, axes))
-            var = everywhere(jnp.mean((wide - mean) ** 2, axes))
+            average = lambda v: everywhere(jnp.mean(v, axes))
+            mean = average(wide)
+            centre = jax.lax.stop_gradient(mean)
+            var = average((wide - centre) ** 2) - (mean - centre) ** 2
             fresh = {"mean": mean, "var": var}
             state = {n: (momentum * running[n] + (1 - momentum) * fresh[n]).astype(running[n].dtype) for n in running}
         else:
             mean, var = running["mean"], running["var"]
-        y = _normalise(wide, mean, var, params, epsilon, "BatchNorm", use_scale, use_bias)
+            centre = jax.lax.stop_gradient(mean)
+        slope = _affine(jax.lax.rsqrt(var + epsilon), params, "BatchNorm", use_scale, False)
+        offset = _affine((centre - mean) * slope, params, "BatchNorm", False, use_bias)
+        y = (wide - centre) * slope + offset
         return y.astype(x.dtype), state
 
     return Layer(init, apply, name, "BatchNorm")
@@ -153,7 +161,7 @@ def GroupNorm(
         axes = (*range(1, x.ndim - 1), x.ndim)
         mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
         y = ((wide - mean) * jax.lax.rsqrt(var + epsilon)).reshape(x.shape)
-        y = _normalise(y, 0.0, 1.0, params, 0.0, "GroupNorm", use_scale, use_bias)
+        y = _affine(y, params, "GroupNorm", use_scale, use_bias)
         return y.astype(x.dtype), state
 
     return Layer(init, apply, name, "GroupNorm")
@@ -198,7 +206,7 @@ def LayerNorm(
     def apply(params, state, x, *, train=False, key=None):
         wide = _wide(x)
         mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
-        y = _normalise(wide, mean, var, params, epsilon, "LayerNorm", use_scale, use_bias)
+        y = _affine((wide - mean) * jax.lax.rsqrt(var + epsilon), params, "LayerNorm", use_scale, use_bias)
         return y.astype(x.dtype), state
 
     return Layer(init, apply, name, "LayerNorm")
