@@ -2,6 +2,7 @@
 
 from . import initializers as initializers
 from . import layers as layers
+from . import plugins as plugins
 from ._algorithms.base import Algorithms as Algorithms
 from ._conv import algorithms as algorithms
 from ._conv import conv as conv

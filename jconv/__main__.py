@@ -11,12 +11,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _cache, _tune
-from ._algorithms import ALGORITHMS, REDUCTIONS
+from . import _cache, _tune, plugins
+from ._algorithms import REDUCTIONS
 from ._algorithms.base import ROLES, Algorithm, Call, Reduction
 from ._primitive import PLATFORMS
 from ._select import candidates, plans, resolve
 from ._spec import ConvSpec
+from ._version import __version__
 
 WIDTH = 100
 DESCRIPTION = {
@@ -280,12 +281,16 @@ def tune(options: argparse.Namespace, calls: Sequence[Call]) -> None:
 def algorithms(options: argparse.Namespace) -> None:
     """Every algorithm and reduction."""
     rows = []
-    for kind, entries in (("algorithm", ALGORITHMS), ("reduction", REDUCTIONS)):
+    found = plugins.plugins()
+    source = {plugin.algorithm.name: plugin.distribution for plugin in found if plugin.algorithm}
+    for kind, entries in (("algorithm", plugins.algorithms()), ("reduction", REDUCTIONS)):
         for entry in entries.values():
             rows.append({"name": entry.name, "kind": kind, "exact": entry.exact, "local": entry.local,
-                         "platforms": _platforms(entry), "description": _description(entry)})  # fmt: skip
+                         "platforms": _platforms(entry), "description": _description(entry),
+                         "distribution": source.get(entry.name, f"jconv {__version__}")})  # fmt: skip
+    failed = [{"name": p.name, "kind": "plug-in", "distribution": p.distribution, "why": p.why} for p in found if p.why]
     if options.json:
-        return _print_json(rows)
+        return _print_json([*rows, *failed])
     where = lambda row: "all" if len(row["platforms"]) == len(PLATFORMS) else ", ".join(row["platforms"])
     header = ("name", "kind", "platforms", "exact", "NaN stays")
     lines = [(r["name"], r["kind"], where(r), _yes(r["exact"]), _yes(r["local"])) for r in rows]
@@ -297,6 +302,9 @@ def algorithms(options: argparse.Namespace) -> None:
         "A plan is an algorithm, or reductions and then an algorithm, as in fold+matmul. Exact: its error is at most "
         "that of direct summation. NaN stays: a NaN or an Inf reaches only the results that contain it."
     )
+    for plugin in found:
+        state = f"does not load: {plugin.why}" if plugin.why else "is loaded"
+        _print(f"The plug-in {plugin.name} of {plugin.distribution} {state}.")
     return None
 
 

@@ -29,7 +29,7 @@ from jax.interpreters import ad, batching, mlir
 
 from ._algorithms.base import OPERANDS, RESULT, Algorithms, Call, Role
 from ._dtypes import keeps_64_bits
-from ._select import check, resolve
+from ._select import check, refusal, resolve
 from ._select import run as run_plan
 from ._spec import ConvSpec
 
@@ -85,17 +85,21 @@ def _abstract_eval(a, b, *, spec, role, out_dtype, **_):
 @conv_p.def_impl
 @functools.partial(jax.jit, static_argnames=("spec", "role", "algorithms", "precision", "out_dtype"))
 def _impl(a, b, **params):
-    # Not conv_p.bind, which would come back here under jax.disable_jit.
+    # Not conv_p.bind, which would come back here under jax.disable_jit. Every branch is traced, so only those that the
+    # algorithm covers are there.
+    name = params["algorithms"].role(params["role"])
+    call = Call(params["spec"], params["role"], a.dtype, params["out_dtype"], params["precision"])
+    able = [platform for platform in PLATFORMS if refusal(name, call._replace(platform=platform)) is None]
     return jax.lax.platform_dependent(
         a,
         b,
         default=functools.partial(_run, None, **params),
-        **{platform: functools.partial(_run, platform, **params) for platform in PLATFORMS},
+        **{platform: functools.partial(_run, platform, **params) for platform in able},
     )
 
 
-def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_dtype):
-    call = Call(spec, role, a.dtype, out_dtype, precision, platform)
+def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_dtype, portable=False):
+    call = Call(spec, role, a.dtype, out_dtype, precision, platform, portable)
     name = resolve(algorithms.role(role), call).name
     with jax.named_scope(f"jconv.{role}.{name}"), keeps_64_bits(a.dtype, out_dtype):
         if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
@@ -103,10 +107,14 @@ def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_d
         return run_plan(name, a, b, call).astype(out_dtype)
 
 
+def _lower(platform: str | None, ctx, a, b, **params):
+    portable = ctx.module_context.lowering_parameters.for_export
+    run = functools.partial(_run, platform, portable=portable)
+    return mlir.lower_fun(run, multiple_results=False)(ctx, a, b, **params)
+
+
 for _platform in (None, *PLATFORMS):  # None: what any other platform gets
-    mlir.register_lowering(
-        conv_p, mlir.lower_fun(functools.partial(_run, _platform), multiple_results=False), platform=_platform
-    )
+    mlir.register_lowering(conv_p, functools.partial(_lower, _platform), platform=_platform)
 
 
 # Differentiation -----------------------------------------------------------------------------------------

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import jax
 
-from ._algorithms import ALGORITHMS, REDUCTIONS
+from ._algorithms import REDUCTIONS
 from ._algorithms.base import ROLES, Algorithm, Algorithms, Call, Reduced, Work, reduced_call, through
 from ._cache import device_kind, lookup, this_device
 from ._spec import nearest
+from .plugins import algorithms
 
 # `auto` takes no plan whose workspace is larger than this many times the operands and the result together.
 MAX_WORKSPACE_RATIO = 32
@@ -55,19 +56,19 @@ def operand_bytes(call: Call) -> int:
 # Names ---------------------------------------------------------------------------------------------------
 def parts_of(name: str) -> tuple[list[str], Algorithm]:
     """The reductions and the algorithm of a plan; ValueError, with the nearest name, where there is none."""
-    accepted = (*CHOOSERS, *ALGORITHMS, *(f"{r}{SEPARATOR}..." for r in REDUCTIONS))
+    accepted = (*CHOOSERS, *algorithms(), *(f"{r}{SEPARATOR}..." for r in REDUCTIONS))
     if not isinstance(name, str):
         raise ValueError(f"algorithm: got {name!r}, {nearest(name, accepted)}")
     *reductions, last = name.split(SEPARATOR)
     for reduction in reductions:
         if reduction not in REDUCTIONS:
             raise ValueError(f"algorithm: got {name!r}, where {reduction!r} is no reduction; {nearest(name, accepted)}")
-    if last not in ALGORITHMS:
+    if last not in algorithms():
         hint = (
             f" {last!r} is a reduction: add what computes the rest, as in '{last}+xla'." if last in REDUCTIONS else ""
         )
         raise ValueError(f"algorithm: got {name!r}, {nearest(name, accepted)}{hint}")
-    return reductions, ALGORITHMS[last]
+    return reductions, algorithms()[last]
 
 
 def canonical(algorithm: str | Algorithms) -> Algorithms:
@@ -91,13 +92,19 @@ def refusal(name: str, call: Call) -> str | None:
         if why := REDUCTIONS[reduction].supports(call):
             return why
         call = reduced_call(REDUCTIONS[reduction].reduce(call), call)
+    return _refusal(algorithm, call)
+
+
+def _refusal(algorithm: Algorithm, call: Call) -> str | None:
+    if call.portable and not algorithm.portable:
+        return f"{algorithm.name} is compiled code of a plug-in, which an exported program cannot carry"
     return algorithm.supports(call)
 
 
 def check(name: str, call: Call) -> None:
     """Raises ValueError where the named plan does not cover the call."""
     if why := refusal(name, call):
-        able = [n for n in ALGORITHMS if refusal(n, call) is None]
+        able = [n for n in algorithms() if refusal(n, call) is None]
         raise ValueError(f"algorithm: {name!r} does not cover {call.role} of {call.spec}: {why}. Accepted: {able}.")
 
 
@@ -124,8 +131,8 @@ class Plan(NamedTuple):
 
 def plans(call: Call, reductions: int = MAX_REDUCTIONS, used: tuple[str, ...] = ()) -> Iterator[Plan]:
     """Every plan that covers the call; each reduction at most once."""
-    for algorithm in ALGORITHMS.values():
-        if algorithm.supports(call) is None:
+    for algorithm in algorithms().values():
+        if _refusal(algorithm, call) is None:
             yield Plan(algorithm.name, algorithm.work(call), algorithm.exact, algorithm.local)
     if not reductions:
         return

@@ -10,6 +10,7 @@ import numpy as np
 
 import jconv
 from jconv._algorithms import ALGORITHMS
+from jconv.plugins import algorithms
 
 # Algorithms that cover every call, and plans between which every algorithm and every reduction is met, some twice.
 GENERAL = ("xla", "einsum")
@@ -25,7 +26,8 @@ COMPOSED = (
     "swap+shift",
     "swap+fold+xla",
 )
-PLANS = (*ALGORITHMS, *COMPOSED)
+PLUGGED = tuple(name for name in algorithms() if name not in ALGORITHMS)  # of plug-ins that are installed here
+PLANS = (*ALGORITHMS, *COMPOSED, *PLUGGED)
 
 
 @dataclasses.dataclass(frozen=True)

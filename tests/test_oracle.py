@@ -13,8 +13,9 @@ import jconv
 from jconv._algorithms import ALGORITHMS, REDUCTIONS
 from jconv._algorithms.base import ROLES, Call
 from jconv._select import parts_of, plans, refusal, resolve, select
+from jconv.plugins import algorithms
 from tests import oracle
-from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, draw
+from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, PLUGGED, draw
 from tests.numerics import DTYPES, assert_close, dtype_of
 
 
@@ -88,7 +89,7 @@ def able(case, role, dtype="float32", names=PLANS):
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_geometry(case, role):
-    names = able(case, role, names=PLANS if case in NAMED else tuple(ALGORITHMS))
+    names = able(case, role, names=PLANS if case in NAMED else (*ALGORITHMS, *PLUGGED))
     assert set(GENERAL) <= set(names)
     check(case, role, names=[*names, "auto"])
 
@@ -106,7 +107,7 @@ def test_every_plan_is_met_by_some_geometry():
 def test_every_dtype(case, dtype, role):
     wide = dtype in ("float64", "complex128")
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
-        names = able(case, role, dtype, tuple(ALGORITHMS))
+        names = able(case, role, dtype, (*ALGORITHMS, *PLUGGED))
         assert set(GENERAL) <= set(names)
         results = check(case, role, dtype, names=names)
     short = {"int8": "int32", "uint8": "int32", "int16": "int32"}
@@ -183,7 +184,7 @@ def test_adjointness(case):
         assert np.sum(g * y) == np.sum(x_bar * x) == np.sum(k_bar * k)
 
 
-LOCAL = [name for name in PLANS if "+" not in name and ALGORITHMS[name].local] + ["unfold+xla", "swap+shift"]
+LOCAL = [name for name in PLANS if "+" not in name and algorithms()[name].local] + ["unfold+xla", "swap+shift"]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

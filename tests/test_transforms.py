@@ -16,7 +16,7 @@ import jconv
 from jconv import Algorithms
 from jconv._algorithms.base import ROLES, Call
 from jconv._select import refusal
-from tests.cases import GENERAL, NAMED, PLANS, draw
+from tests.cases import GENERAL, NAMED, PLANS, PLUGGED, draw
 
 CASES = [
     c for c in NAMED if c.name in ("rank0-groups", "1d-causal-dilated", "2d-everything", "2d-depthwise", "3d-same")
@@ -269,7 +269,7 @@ def test_every_plan_lowers_on_every_platform(dtype, platform):
 
     def roles(x, k, name, **options):
         spec = jconv.ConvSpec(x.shape, k.shape, **options)
-        call = lambda role: Call(spec, role, x.dtype, jnp.dtype("float32"), None, platform)
+        call = lambda role: Call(spec, role, x.dtype, jnp.dtype("float32"), None, platform, portable=True)
         options["algorithm"] = name
         g = jnp.ones(spec.output_shape, dtype)
         runs = {
@@ -289,14 +289,14 @@ def test_every_plan_lowers_on_every_platform(dtype, platform):
     exported = jax.export.export(jax.jit(all_plans), platforms=(platform,))(x, k, dense)
     names = set(jax.tree.unflatten(exported.out_tree, exported.out_avals))
     inexact = {"winograd2", "winograd4", "fft"} if dtype == "int8" else set()
-    assert {name.split(".", 1)[1] for name in names} == set(PLANS) - inexact
+    assert {name.split(".", 1)[1] for name in names} == set(PLANS) - inexact - set(PLUGGED)
 
 
 @pytest.mark.parametrize(
     "algorithm",
     [
         "auto",
-        *(n for n in PLANS if n not in ("winograd2", "fold+matmul", "unfold+fold+einsum", "swap+shift", "group+xla")),
+        *sorted(set(PLANS) - {"winograd2", "fold+matmul", "unfold+fold+einsum", "swap+shift", "group+xla", *PLUGGED}),
     ],
 )
 def test_export_with_a_symbolic_batch(algorithm):

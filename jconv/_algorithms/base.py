@@ -31,7 +31,8 @@ class Call(NamedTuple):
 
     `spec` has exactly one batch axis. Both operands have dtype `dtype`; products are summed in `accumulator`,
     and the result, whatever dtype an algorithm returns it in, is rounded to `out_dtype` once. `platform` is
-    "cpu", "cuda", "rocm", "tpu", or None while it is not known (at trace time).
+    "cpu", "cuda", "rocm", "tpu", or None while it is not known (at trace time). `portable`: the program will run
+    elsewhere (`jax.export`), so it is made of XLA's own operations alone.
     """
 
     spec: ConvSpec
@@ -40,6 +41,7 @@ class Call(NamedTuple):
     out_dtype: np.dtype
     precision: Any = None
     platform: str | None = None
+    portable: bool = False
 
     @property
     def accumulator(self) -> np.dtype:
@@ -120,7 +122,7 @@ class Algorithm:
     covers the call, else the reason why it does not. `work(call)` gives what it costs.
 
     `exact`: whether its error is at most that of direct summation. `local`: whether a NaN or an Inf reaches only the
-    results whose definition contains it.
+    results whose definition contains it. `portable`: whether it consists of XLA's own operations.
     """
 
     name: str
@@ -131,6 +133,7 @@ class Algorithm:
     work: Callable[[Call], Work]
     exact: bool = True
     local: bool = True
+    portable: bool = True
 
     def run(self, role: Role) -> Run:
         return getattr(self, role)

@@ -1,0 +1,175 @@
+"""oneDNN's convolutions as an algorithm of jconv: `algorithm()` is what jconv finds through its entry point.
+
+The three roles are oneDNN's forward, backward-data and backward-weights convolution. Images and kernels are handed over
+as they lie in memory; the kernel's layout inside is oneDNN's choice, made when a shape is met first. Sums are kept in
+float32 (int32 for int8), in every role.
+
+    Source: oneDNN (https://github.com/oneapi-src/oneDNN), version 3.2, Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+import pathlib
+from importlib import metadata
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from jconv.plugins import Algorithm, Call, Work, matmul_work
+
+TARGET = "jconv_onednn_convolve"
+LIBRARY = "libjconv_onednn.so"
+DTYPES = ("float32", "bfloat16", "float16", "int8")
+ROLES = {"forward": 0, "input_grad": 1, "kernel_grad": 2}
+# The numbers of xla::ffi::DataType
+NUMBERS = {"float32": 11, "float16": 10, "bfloat16": 16, "int8": 2, "int32": 4}
+
+
+def _open() -> ctypes.CDLL:
+    """The compiled library. oneDNN is opened first, from wherever its package lies."""
+    for file in metadata.files("onednn-cpu-gomp") or []:
+        if file.name == "libdnnl.so.3":
+            ctypes.CDLL(str(file.locate()), mode=ctypes.RTLD_GLOBAL)
+    return ctypes.CDLL(str(pathlib.Path(__file__).with_name(LIBRARY)))
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library, its handler known to XLA."""
+    found = _open()
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(found.jconv_onednn_convolve), platform="cpu")
+    return found
+
+
+# Problems ------------------------------------------------------------------------------------------------
+def _shapes(call: Call) -> dict[str, tuple[int, ...]]:
+    """x, kernel and y as oneDNN is given them: pads below zero carried out, and two spatial axes where there is one."""
+    spec = call.spec
+    cut = [min(0, low) + min(0, high) for low, high in spec.padding]
+    spatial = tuple(n + c for n, c in zip(spec.spatial, cut, strict=True))
+    extra = (1,) if spec.rank == 1 else ()
+    (batch,) = spec.batch_shape
+    return {
+        "x": (batch, *extra, *spatial, spec.in_features),
+        "k": (*extra, *spec.kernel_shape),
+        "y": (batch, *extra, *spec.output_spatial, spec.out_features),
+    }
+
+
+def _geometry(call: Call) -> dict[str, tuple[int, ...]]:
+    spec = call.spec
+    one, none = ((1,), (0,)) if spec.rank == 1 else ((), ())
+    return {
+        "strides": (*one, *spec.strides),
+        "dilations": (*one, *spec.kernel_dilation),
+        "low": (*none, *(max(0, low) for low, _ in spec.padding)),
+        "high": (*none, *(max(0, high) for _, high in spec.padding)),
+    }
+
+
+def _result(call: Call) -> np.dtype:
+    """The dtype that oneDNN returns: that of the result where it can, else that of the sums."""
+    if jnp.dtype(call.out_dtype) in (jnp.dtype(call.dtype), jnp.dtype("float32")) and not call.is_integer:
+        return jnp.dtype(call.out_dtype)
+    return jnp.dtype(call.accumulator)
+
+
+@functools.lru_cache(maxsize=4096)
+def _describe(values: tuple[int, ...]) -> tuple[str, int]:
+    text, size = ctypes.create_string_buffer(256), ctypes.c_int64(256)
+    ask = library().jconv_onednn_describe
+    ask.restype = ctypes.c_int64
+    scratch = ask((ctypes.c_int64 * len(values))(*values), ctypes.c_int64(len(values)), text, size)
+    return text.value.decode(errors="replace"), scratch
+
+
+def implementation(call: Call) -> tuple[str, int]:
+    """The name of what oneDNN would run, or "no: " and why not; and how many bytes of scratch memory it takes."""
+    shapes, geometry = _shapes(call), _geometry(call)
+    values = [ROLES[call.role], NUMBERS[call.dtype.name], NUMBERS[_result(call).name]]
+    values += [call.spec.feature_group_count, len(geometry["strides"])]
+    for numbers in (*shapes.values(), *geometry.values()):
+        values += numbers
+    return _describe(tuple(values))
+
+
+def supports(call: Call) -> str | None:
+    spec = call.spec
+    if call.platform not in (None, "cpu"):
+        return f"onednn runs on CPUs, not on {call.platform}"
+    if call.dtype.name not in DTYPES or _result(call).name not in NUMBERS:
+        return f"onednn takes {', '.join(DTYPES)}, not {call.dtype}"
+    if call.is_integer and call.role != "forward":
+        return "onednn takes integers in the forward pass alone"
+    if not 1 <= spec.rank <= 3:
+        return f"onednn takes one to three spatial axes, here are {spec.rank}"
+    if any(q > 1 for q in spec.input_dilation):
+        return "onednn takes no input dilation; swap first"
+    if not all(isinstance(n, int) for n in spec.x_shape):
+        return "onednn takes numbers for shapes, not symbols"
+    if math.prod(spec.x_shape) == 0:
+        return None  # nothing is run
+    found, _ = implementation(call)
+    if found.startswith("no: "):
+        return f"oneDNN does not cover it ({found[4:]})"
+    if found.startswith("ref"):
+        return "oneDNN has nothing but its reference loops for it"
+    return None
+
+
+# Running -------------------------------------------------------------------------------------------------
+def _cropped(x: jax.Array, call: Call, back: bool = False) -> jax.Array:
+    """The image without what negative pads cut off; with `back` zeros in its place."""
+    sign = -1 if back else 1
+    ends = [(0, 0, 0), *((sign * min(0, low), sign * min(0, high), 0) for low, high in call.spec.padding), (0, 0, 0)]
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), ends) if any(map(any, ends)) else x
+
+
+def _run(a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
+    library()
+    shapes = _shapes(call)
+    if call.role != "input_grad":
+        a = _cropped(a, call)
+    first, second, result = {"forward": "xky", "input_grad": "ykx", "kernel_grad": "xyk"}[call.role]
+    results = (
+        jax.ShapeDtypeStruct(shapes[result], _result(call)),
+        jax.ShapeDtypeStruct((implementation(call)[1],), jnp.uint8),
+    )
+    out, _ = jax.ffi.ffi_call(TARGET, results)(
+        a.reshape(shapes[first]),
+        b.reshape(shapes[second]),
+        role=np.int64(ROLES[call.role]),
+        groups=np.int64(call.spec.feature_group_count),
+        **{name: np.asarray(values, np.int64) for name, values in {**shapes, **_geometry(call)}.items()},
+    )
+    spec = call.spec
+    if call.role == "input_grad":
+        cut = [min(0, low) + min(0, high) for low, high in spec.padding]
+        spatial = (n + c for n, c in zip(spec.spatial, cut, strict=True))
+        return _cropped(out.reshape(*spec.batch_shape, *spatial, spec.in_features), call, back=True)
+    return out.reshape(spec.kernel_shape if call.role == "kernel_grad" else spec.output_shape)
+
+
+# Price ---------------------------------------------------------------------------------------------------
+def work(call: Call) -> Work:
+    spec = call.spec
+    groups, batch = spec.feature_group_count, math.prod(spec.batch_shape)
+    inputs, outputs = spec.in_features // groups, spec.out_features // groups
+    macs = spec.macs * batch
+    item, scratch = call.dtype.itemsize, implementation(call)[1]
+    moved = (math.prod(spec.x_shape) + math.prod(spec.output_shape) + math.prod(spec.kernel_shape)) * item
+    if inputs == outputs == 1:
+        return Work(vector=0.5 * macs, bytes=1.5 * moved, launches=5, workspace=scratch)
+    taps = math.prod(spec.window)
+    products = matmul_work(math.prod(spec.output_spatial) * batch, taps * inputs, outputs) * groups
+    return Work(products=0.6 * products * (item / 4), bytes=moved, launches=5, workspace=scratch)
+
+
+def algorithm() -> Algorithm:
+    """What the entry point gives jconv; raises where the library cannot be loaded."""
+    library()
+    return Algorithm("onednn", _run, _run, _run, supports, work, portable=False)

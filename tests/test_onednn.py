@@ -1,0 +1,151 @@
+"""The plug-in for oneDNN, where it is installed: what the table of algorithms and cases does not reach."""
+
+import concurrent.futures
+import functools
+import random
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+import jconv
+from jconv import plugins
+from jconv._algorithms.base import ROLES, Call
+from jconv._select import refusal
+from tests import oracle
+
+onednn = pytest.importorskip("jconv_onednn", reason="jconv-onednn is not installed")
+pytestmark = pytest.mark.skipif("onednn" not in jconv.algorithms(), reason="plug-ins are switched off")
+X, K = (np.random.default_rng(0).standard_normal(s, np.float32) for s in ((2, 9, 8, 6), (3, 3, 6, 4)))
+CONV = functools.partial(jconv.conv, algorithm="onednn")
+
+
+def test_it_is_found():
+    assert "onednn" in jconv.algorithms()
+    assert [p.name for p in plugins.plugins() if p.algorithm] == ["onednn"]
+    major = (onednn.ctypes.c_int64 * 3)()
+    onednn.library().jconv_onednn_version(major)
+    assert major[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("x", "k", "options", "dtype", "why"),
+    [
+        ((2, 9, 8, 6), (3, 3, 6, 4), {}, "float64", "onednn takes float32, bfloat16, float16, int8, not float64"),
+        ((2, 9, 8, 6), (3, 3, 6, 4), {"input_dilation": 2}, "float32", "onednn takes no input dilation; swap first"),
+        ((2, 6), (6, 4), {}, "float32", "onednn takes one to three spatial axes, here are 0"),
+        ((2, 3, 3, 3, 3, 1), (1, 1, 1, 1, 1, 1), {}, "float32", "onednn takes one to three spatial axes, here are 4"),
+    ],
+)
+def test_refusals(x, k, options, dtype, why):
+    call = Call(jconv.ConvSpec(x, k, **options), "forward", jnp.dtype(dtype), jnp.dtype(dtype), None, "cpu")
+    assert refusal("onednn", call) == why
+    on_gpu = Call(jconv.ConvSpec(X.shape, K.shape), "forward", *[jnp.dtype("float32")] * 2, None, "cuda")
+    assert refusal("onednn", on_gpu) == "onednn runs on CPUs, not on cuda"
+
+
+def test_transforms():
+    want = jconv.conv(X, K, algorithm="xla")
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+    loss = lambda conv: lambda x, k: jnp.sum(jnp.sin(conv(x, k)))
+    xla = functools.partial(jconv.conv, algorithm="xla")
+    close(CONV(X, K), want)
+    for argnum in (0, 1):
+        close(jax.grad(loss(CONV), argnum)(X, K), jax.grad(loss(xla), argnum)(X, K))
+        tangent = (X, K)[argnum] * 0.1
+        fn = lambda conv, v, n=argnum: conv(*(v if i == n else a for i, a in enumerate((X, K))))
+        close(jax.jvp(functools.partial(fn, CONV), ((X, K)[argnum],), (tangent,))[1],
+              jax.jvp(functools.partial(fn, xla), ((X, K)[argnum],), (tangent,))[1])  # fmt: skip
+    close(jax.vmap(CONV)(jnp.stack([X, 2 * X]), jnp.stack([K, 3 * K])), jnp.stack([want, 6 * want]))
+    _, scanned = jax.lax.scan(lambda c, k: (c, CONV(X, k)), 0, jnp.stack([K, -K]))
+    close(scanned, jnp.stack([want, -want]))
+    close(jax.jit(CONV, donate_argnums=())(X, K), want)
+    assert CONV(X[:0], K).shape == (0, *want.shape[1:])
+
+
+def test_the_gradient_of_a_shared_kernel_under_shard_map():
+    if len(jax.devices()) < 2:
+        pytest.skip("one device")
+    mesh = Mesh(np.array(jax.devices()[:2]), "d")
+    spread, whole = PartitionSpec("d"), PartitionSpec()
+    grad = jax.grad(lambda k, x: jax.lax.psum(jnp.sum(CONV(x, k) ** 2), "d"))
+    shared = jax.jit(jax.shard_map(grad, mesh=mesh, in_specs=(whole, spread), out_specs=whole))(K, X)
+    want = jax.grad(lambda k: jnp.sum(jconv.conv(X, k, algorithm="xla") ** 2))(K)
+    np.testing.assert_allclose(shared, want, rtol=1e-4, atol=1e-3)
+
+
+def test_an_exported_program_falls_back():
+    fn = jax.jit(lambda x, k: jconv.conv(x, k))
+    text = jax.export.export(fn, platforms=("cpu",))(X, K).mlir_module()
+    assert onednn.TARGET not in text
+
+
+def test_an_error_of_onednn_is_an_error_of_xla():
+    onednn.library()
+    shapes = {"x": X.shape, "k": K.shape, "y": (2, 9, 8, 4), "strides": (1, 1), "dilations": (1, 1)}
+    pads = {"low": (7, 0), "high": (0, 0)}  # y is another size
+    results = (jax.ShapeDtypeStruct(shapes["y"], jnp.float32), jax.ShapeDtypeStruct((0,), jnp.uint8))
+    call = jax.ffi.ffi_call(onednn.TARGET, results)
+    arrays = {name: np.asarray(v, np.int64) for name, v in {**shapes, **pads}.items()}
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"oneDNN: .* for forward of a convolution: x=\(2, 9, 8, 6\)"):
+        jax.block_until_ready(call(X, K, role=np.int64(0), groups=np.int64(1), **arrays))
+
+
+def random_case(rng):
+    """A geometry with its operands."""
+    rank, groups = rng.choice((1, 2, 3)), rng.choice((1, 1, 2, 3))
+    inputs, outputs = (groups * rng.randint(1, 9) for _ in range(2))
+    spatial = [rng.randint(3, 9) for _ in range(rank)]
+    window = [rng.randint(1, 3) for _ in range(rank)]
+    options = {
+        "strides": [rng.randint(1, 3) for _ in range(rank)],
+        "padding": [(rng.randint(-1, 2), rng.randint(-1, 2)) for _ in range(rank)],
+        "kernel_dilation": [rng.randint(1, 2) for _ in range(rank)],
+        "feature_group_count": groups,
+    }
+    x, k = (rng.randint(1, 3), *spatial, inputs), (*window, inputs // groups, outputs)
+    try:
+        spec = jconv.ConvSpec(x, k, **options)
+    except ValueError:  # no output position
+        return random_case(rng)
+    draws = np.random.default_rng(rng.randrange(1 << 30))
+    return spec, [draws.standard_normal(s).astype(np.float32) for s in (x, k, spec.output_shape)], options
+
+
+def test_random_geometries_in_all_roles_from_many_threads():
+    """Eight threads plan and run at once; every result is that of the definition."""
+    rng = random.Random(3)
+    cases = [random_case(rng) for _ in range(60)]
+
+    def run(case):
+        spec, (x, k, g), options = case
+        geometry = {name: getattr(spec, name) for name in ("strides", "padding", "input_dilation", "kernel_dilation")}
+        geometry["groups"] = spec.feature_group_count
+        ran = 0
+        for role in ROLES:
+            if refusal("onednn", Call(spec, role, x.dtype, x.dtype, None, "cpu")):
+                continue
+            named = {"algorithm": "onednn", **options}
+            got, want = {
+                "forward": lambda: (jconv.conv(x, k, **named), oracle.forward(x, k, **geometry)),
+                "input_grad": lambda: (jconv.conv_input_grad(g, k, x.shape, **named),
+                                       oracle.input_grad(g, k, x.shape, **geometry)),
+                "kernel_grad": lambda: (jconv.conv_kernel_grad(x, g, k.shape[:-2], **named),
+                                        oracle.kernel_grad(x, g, k.shape[:-2], **geometry)),
+            }[role]()  # fmt: skip
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+            ran += 1
+        return ran
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(run, cases)) > 120
+
+
+def test_the_same_bits_from_run_to_run():
+    x, k = (np.random.default_rng(1).standard_normal(s, np.float32) for s in ((4, 28, 28, 32), (3, 3, 32, 64)))
+    grads = jax.jit(jax.grad(lambda x, k: jnp.sum(CONV(x, k) ** 2), (0, 1)))
+    first = grads(x, k)
+    for _ in range(5):
+        jax.tree.map(np.testing.assert_array_equal, grads(x, k), first)
