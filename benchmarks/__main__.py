@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measures jconv beside lax, the layer libraries of JAX, PyTorch and SciPy.
 
-Layers of well-known networks in all three roles, whole training steps, gradients of each example, what a call costs,
-and the limits of the machine. Writes JSON lines, Markdown and a picture.
+Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, gradients of
+each example, what a call costs, and the limits of the machine. Writes JSON lines, Markdown and a picture.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 from tqdm import tqdm
 
 import jconv
-from benchmarks import harness, machine, per_example, report, steps
+from benchmarks import harness, low_precision, machine, per_example, report, steps
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
+from benchmarks.peers.base import PLUGGED
 from benchmarks.peers.on_jax import jconv_peer
 from benchmarks.workloads import WORKLOADS
 
@@ -52,16 +53,19 @@ class Results:
 
 
 def peers_of(names: list[str], algorithms: bool) -> tuple[list[Peer], list[report.Record]]:
-    """jconv, and those of the others that are installed; a record for each that is not."""
+    """jconv without and with plug-ins, and those of the others that are installed; a record for each that is not."""
     peers: list[Peer] = [jconv_peer()]
-    absent = []
+    plugged = [plugin.name for plugin in jconv.plugins.plugins() if plugin.algorithm]
+    if plugged:
+        peers.append(jconv_peer("auto", PLUGGED))
+    absent = [] if plugged else [{"kind": "absent", "candidate": PLUGGED, "reason": "no plug-in is loaded"}]
     for name in names:
         try:
             peers.append(PEERS[name]())
         except Absent as reason:
             absent.append({"kind": "absent", "candidate": name, "reason": str(reason)})
     if algorithms:
-        peers += [jconv_peer(name) for name in jconv.algorithms()]
+        peers += [jconv_peer(name, f"jconv:{name}") for name in jconv.algorithms()]
     return peers, absent
 
 
@@ -79,6 +83,11 @@ def parts(
     libraries = [p.name for p in peers if (p.name in steps.LIBRARIES and p.name != "jconv") or p.name == "torch"]
     for network in filter(lambda n: wanted(n.name), NETWORKS):
         yield network.name, functools.partial(steps.measure, network, libraries, effort)
+    for workload, role in low_precision.CELLS if wanted(low_precision.NAME) else ():
+        yield (
+            f"{low_precision.NAME} {workload} {role}",
+            functools.partial(low_precision.measure, workload, role, effort),
+        )
     if wanted(per_example.NAME):
         yield per_example.NAME, functools.partial(per_example.measure, effort)
     if wanted(OVERHEAD):
@@ -134,7 +143,7 @@ def arguments() -> argparse.Namespace:
         "--only",
         metavar="NAME",
         nargs="+",
-        help=f"part of the names of layers, networks, {per_example.NAME!r}, {OVERHEAD!r}",
+        help=f"part of the names of layers, networks, {low_precision.NAME!r}, {per_example.NAME!r}, {OVERHEAD!r}",
     )
     parser.add_argument("--rounds", type=int, help="rounds a cell (default 15, quick 5)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
@@ -142,7 +151,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--algorithms", action="store_true", help="also every algorithm of jconv by name")
     parser.add_argument("--readme", action="store_true", help="only rewrite the README, from benchmarks/results")
     args = parser.parse_args()
-    names = [*(w.name for w in WORKLOADS), *(n.name for n in NETWORKS), per_example.NAME, OVERHEAD]
+    names = [*(w.name for w in WORKLOADS), *(n.name for n in NETWORKS), low_precision.NAME, per_example.NAME, OVERHEAD]
     for part in args.only or ():
         if not any(part in name for name in names):
             parser.error(f"--only: got {part!r}, accepted is part of one of {', '.join(names)}")

@@ -13,7 +13,7 @@ from jax import numpy as jnp
 import jconv
 from benchmarks.harness import Effort, measured
 from benchmarks.peers.base import seconds
-from benchmarks.peers.on_jax import lax_conv
+from benchmarks.peers.on_jax import candidates
 
 NAME = "per-example"
 EXAMPLES, SIZE, CHANNELS, WINDOW = 32, 28, 32, 3
@@ -29,7 +29,7 @@ def per_example(conv: Callable[[jax.Array, jax.Array], jax.Array]) -> Callable[[
 
 
 def measure(effort: Effort) -> list[dict[str, Any]]:
-    """A record for each; the two gradients are compared with each other first."""
+    """A record for each; the gradients are compared with each other first."""
     rng = np.random.default_rng(0)
     image, taps = (EXAMPLES, SIZE, SIZE, CHANNELS), WINDOW**2 * CHANNELS
     kernel, x, g = (
@@ -39,13 +39,14 @@ def measure(effort: Effort) -> list[dict[str, Any]]:
     patches = jax.device_put(rng.standard_normal((EXAMPLES, taps, SIZE**2), np.float32))
     rows = g.reshape(EXAMPLES, SIZE**2, CHANNELS)
     spec = jconv.ConvSpec((1, *image[1:]), kernel.shape)
-    compiled = {
-        "jconv": (jax.jit(per_example(jconv.conv)).lower(kernel, x, g).compile(), (kernel, x, g)),
-        "lax": (jax.jit(per_example(lax_conv(spec))).lower(kernel, x, g).compile(), (kernel, x, g)),
-        "matmul": (jax.jit(jnp.matmul).lower(patches, rows).compile(), (patches, rows)),
+    compiled: dict[str, tuple[Any, tuple[Any, ...]]] = {
+        name: (jax.jit(per_example(conv)).lower(kernel, x, g).compile(), (kernel, x, g))
+        for name, conv in candidates(spec).items()
     }
-    mine, theirs = (np.asarray(compiled[n][0](*compiled[n][1])) for n in ("jconv", "lax"))
-    np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-5 * SIZE**2)
+    want, *others = (np.asarray(executable(*operands)) for executable, operands in compiled.values())
+    for got in others:
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5 * SIZE**2)
+    compiled["matmul"] = (jax.jit(jnp.matmul).lower(patches, rows).compile(), (patches, rows))
 
     def call(executable: Any, operands: tuple[Any, ...]) -> Any:
         return jax.block_until_ready(executable(*operands))

@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.peers.base import ROLES
+from benchmarks.peers.base import PLUGGED, ROLES
 
 Record = dict[str, Any]
 Cells = dict[tuple[str, str], dict[str, Record]]
 
 BEGIN = "<!-- benchmark: begin (written by python -m benchmarks --readme) -->"
 END = "<!-- benchmark: end -->"
-BEHIND_LAX, BEHIND_TORCH = 0.95, 0.4
+# Below these the summary names a cell: of lax, and of PyTorch.
+BEHIND = {"jconv": (0.95, 0.4), PLUGGED: (0.95, 0.8)}
 NAMES = {
     "jconv": "jconv",
+    PLUGGED: "jconv with plug-ins",
     "jconv:xla": "jconv, xla",
     "flax": "Flax nnx",
     "haiku": "Haiku",
@@ -59,9 +61,9 @@ def cells_of(records: Iterable[Record]) -> Cells:
     return cells
 
 
-def ratio(cell: dict[str, Record], other: str) -> float | None:
+def ratio(cell: dict[str, Record], other: str, mine: str = "jconv") -> float | None:
     """How many times as long the other one takes as jconv."""
-    return cell[other]["ms"] / cell["jconv"]["ms"] if {other, "jconv"} <= set(cell) else None
+    return cell[other]["ms"] / cell[mine]["ms"] if {other, mine} <= set(cell) else None
 
 
 def geometric_mean(ratios: Iterable[float | None]) -> float:
@@ -114,27 +116,31 @@ def summary(records: list[Record]) -> list[str]:
     """The geometric means, and the cells that are behind."""
     cells = cells_of(records)
     lines = []
-    for other, least in (("lax", BEHIND_LAX), ("torch", BEHIND_TORCH)):
-        ratios = {key: r for key, cell in cells.items() if (r := ratio(cell, other)) is not None}
-        if not ratios:
-            continue
-        by_role = ", ".join(
-            f"{role} {geometric_mean(r for key, r in ratios.items() if key[1] == role):.2f}" for role in ROLES
-        )
-        lines.append(
-            f"Geometric mean of {NAMES[other]}'s time over jconv's: {geometric_mean(ratios.values()):.2f} "
-            f"over {len(ratios)} layers and roles ({by_role})."
-        )
-        behind = [f"{' '.join(key)} ({r:.2f})" for key, r in ratios.items() if r < least]
-        lines.append(f"Below {least} of {NAMES[other]}: {len(behind)}{': ' if behind else ''}{', '.join(behind)}.")
+    for mine, limits in BEHIND.items():
+        whose = "jconv's" if mine == "jconv" else "that of jconv with plug-ins"
+        for other, least in zip(("lax", "torch"), limits, strict=True):
+            ratios = {key: r for key, cell in cells.items() if (r := ratio(cell, other, mine)) is not None}
+            if not ratios:
+                continue
+            by_role = ", ".join(
+                f"{role} {geometric_mean(r for key, r in ratios.items() if key[1] == role):.2f}" for role in ROLES
+            )
+            lines.append(
+                f"Geometric mean of {NAMES[other]}'s time over {whose}: {geometric_mean(ratios.values()):.2f} "
+                f"over {len(ratios)} layers and roles ({by_role})."
+            )
+            behind = [f"{' '.join(key)} ({r:.2f})" for key, r in ratios.items() if r < least]
+            lines.append(f"Below {least} of {NAMES[other]}: {len(behind)}{': ' if behind else ''}{', '.join(behind)}.")
     return lines
 
 
 def layer_table(records: list[Record]) -> list[str]:
     cells = cells_of(records)
-    peers = [n for n in NAMES if n not in ("jconv", "jconv:xla") and any(n in cell for cell in cells.values())]
-    head = ["layer", "role", "algorithm", "jconv ms", *(f"{NAMES[p]} ms" for p in peers), "lax / jconv"]
-    head += ["PyTorch / jconv", "roofline: jconv", "lax", "lower s: jconv", "lax", "compile s: jconv", "lax"]
+    own = [n for n in BEHIND if any(n in cell for cell in cells.values())]
+    peers = [n for n in NAMES if n not in (*BEHIND, "jconv:xla") and any(n in cell for cell in cells.values())]
+    head = ["layer", "role", *(f"{NAMES[n]}: algorithm" for n in own), *(f"{NAMES[n]} ms" for n in (*own, *peers))]
+    head += [f"{NAMES[other]} / {NAMES[n]}" for n in own for other in ("lax", "torch")]
+    head += ["roofline: jconv", "lax", "lower s: jconv", "lax", "compile s: jconv", "lax"]
     head += ["compile ratio", "workspace MB: jconv", "lax"]
     rows = []
     for key, cell in cells.items():
@@ -144,11 +150,9 @@ def layer_table(records: list[Record]) -> list[str]:
         rows.append(
             [
                 *key,
-                mine.get("algorithm", ""),
-                milliseconds(mine.get("ms")),
-                *(milliseconds(cell[p]["ms"] if p in cell else None) for p in peers),
-                number(ratio(cell, "lax")),
-                number(ratio(cell, "torch")),
+                *(cell.get(n, {}).get("algorithm", "") for n in own),
+                *(milliseconds(cell[p]["ms"] if p in cell else None) for p in (*own, *peers)),
+                *(number(ratio(cell, other, n)) for n in own for other in ("lax", "torch")),
                 *(number(r.get("roofline")) for r in pair),
                 *(number(r.get("lower_s"), 3) for r in pair),
                 *(number(r.get("compile_s"), 3) for r in pair),
@@ -159,7 +163,7 @@ def layer_table(records: list[Record]) -> list[str]:
                 ),
             ]
         )
-    return markdown(head, rows, 3) if rows else []
+    return markdown(head, rows, 2 + len(own)) if rows else []
 
 
 def algorithm_table(records: list[Record]) -> list[str]:
@@ -190,6 +194,28 @@ def step_table(records: list[Record]) -> list[str]:
     return markdown(["training step, ms", *(NAMES[n] for n in libraries)], rows)
 
 
+def low_precision_table(records: list[Record]) -> list[str]:
+    """Milliseconds of each dtype, and how many times as fast as float32 it is in the same library."""
+    cells: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for r in of_kind(records, "low-precision"):
+        cells.setdefault((r["workload"], r["role"]), {})[r["candidate"], r["dtype"]] = r["ms"]
+    if not cells:
+        return []
+    columns = list(dict.fromkeys(column for cell in cells.values() for column in cell))
+    libraries = list(dict.fromkeys(library for library, _ in columns))
+    head = ["layer", "role", *(f"{NAMES[library]} {dtype}" for library, dtype in columns)]
+    head += [f"{NAMES[library]}: float32 / bfloat16" for library in libraries]
+    rows = [
+        [
+            *key,
+            *(milliseconds(cell.get(column)) for column in columns),
+            *(number(cell[library, "float32"] / cell[library, "bfloat16"]) for library in libraries),
+        ]
+        for key, cell in cells.items()
+    ]
+    return markdown(head, rows, 2)
+
+
 def other_tables(records: list[Record]) -> list[str]:
     lines = []
     calls = {(r["overhead"], r["candidate"]): r["us"] for r in of_kind(records, "overhead")}
@@ -201,7 +227,8 @@ def other_tables(records: list[Record]) -> list[str]:
         lines += ["", *markdown(["microseconds", "lax", "xla", "auto"], rows)]
     examples = {r["candidate"]: r for r in of_kind(records, "per-example")}
     if examples:
-        names = {"jconv": "jconv", "lax": "lax", "matmul": "a batched matrix product of that size"}
+        names = {**NAMES, "matmul": "a batched matrix product of that size"}
+        names = {n: words for n, words in names.items() if n in examples}
         rows = [[examples["jconv"]["layer"], *(milliseconds(examples[n]["ms"]) for n in names)]]
         lines += ["", *markdown(["kernel gradient of each example, ms", *names.values()], rows)]
     return lines
@@ -219,7 +246,7 @@ def full_report(records: list[Record]) -> str:
         "",
         *layer_table(records),
     ]
-    for part in (algorithm_table(records), step_table(records)):
+    for part in (algorithm_table(records), step_table(records), low_precision_table(records)):
         lines += ["", *part] if part else []
     lines += other_tables(records)
     for line in (*summary(records), *absences(records)):
@@ -230,12 +257,19 @@ def full_report(records: list[Record]) -> str:
 # README ----------------------------------------------------------------------------------------------------
 def readme_part(records: list[Record], picture_path: str) -> str:
     """A picture, the summary, and tables short enough for a first page."""
+    cells = cells_of(records)
+    own = [n for n in BEHIND if any(n in cell for cell in cells.values())]
     rows = []
-    for (layer, role), cell in cells_of(records).items():
-        mine = cell["jconv"]
-        ratios = (number(ratio(cell, "lax")), number(ratio(cell, "torch")))
-        rows.append([layer, role, mine["algorithm"], milliseconds(mine["ms"]), *ratios])
-    head = ["layer", "role", "algorithm", "jconv ms", "lax / jconv", "PyTorch / jconv"]
+    for (layer, role), cell in cells.items():
+        row = [layer, role]
+        for n in own:
+            mine = cell.get(n, {})
+            ratios = (number(ratio(cell, "lax", n)), number(ratio(cell, "torch", n)))
+            row += [f"{mine.get('algorithm', '')} {milliseconds(mine.get('ms'))}", *ratios]
+        rows.append(row)
+    head = ["layer", "role"]
+    for n in own:
+        head += [f"{NAMES[n]}: algorithm, ms", "lax /", "PyTorch /"]
     return "\n".join(
         [
             f"![How many times as fast as lax jconv and PyTorch are, layer by layer]({picture_path})",
@@ -265,29 +299,36 @@ def rewrite(text: str, part: str) -> str:
 
 
 def picture(records: list[Record], path: pathlib.Path) -> None:
-    """Bars of speed relative to lax, one panel a role; dark is jconv, hatched is PyTorch, so it reads in grey."""
+    """Bars of speed relative to lax, one panel a role: dark jconv, grey with plug-ins, PyTorch hatched."""
     cells = cells_of(records)
     layers = list(dict.fromkeys(layer for layer, _ in cells))
-    figure = Figure(figsize=(12, 1.6 + 0.36 * len(layers)), layout="constrained")
+    figure = Figure(figsize=(12, 1.6 + 0.45 * len(layers)), layout="constrained")
     panels = figure.subplots(1, len(ROLES), sharex=True, sharey=True, squeeze=False)[0]
     looks: tuple[tuple[str, dict[str, Any], Callable[[dict[str, Record]], float | None]], ...] = (
         ("jconv", {"color": "#1f2933"}, lambda cell: ratio(cell, "lax")),
+        (NAMES[PLUGGED], {"color": "#7b8794"}, lambda cell: ratio(cell, "lax", PLUGGED)),
         ("PyTorch", {"color": "#e4e7eb", "edgecolor": "#52606d", "hatch": "////", "linewidth": 0.6}, _torch_speed),
     )
+    looks = tuple(look for look in looks if any(look[2](cell) is not None for cell in cells.values()))
+    width = 0.84 / max(1, len(looks))
     places = np.arange(len(layers))
     for panel, role in zip(panels, ROLES, strict=True):
         for i, (name, style, speed) in enumerate(looks):
             speeds = [speed(cells.get((layer, role), {})) for layer in layers]
-            known = [(p + (i - 0.5) * 0.4, s) for p, s in zip(places, speeds, strict=True) if s is not None]
+            known = [
+                (p + (i - (len(looks) - 1) / 2) * width, s)
+                for p, s in zip(places, speeds, strict=True)
+                if s is not None
+            ]
             if not known:
                 continue
             where, values = (np.array(v) for v in zip(*known, strict=True))
-            panel.barh(where, values - 1, height=0.38, left=1, label=name, zorder=2, **style)
+            panel.barh(where, values - 1, height=0.95 * width, left=1, label=name, zorder=2, **style)
             for y, value in zip(where, values, strict=True):
                 side = "left" if value >= 1 else "right"
                 gap = 1.06 if value >= 1 else 1 / 1.06
                 panel.text(
-                    value * gap, y, f"{value:.2g}" if value < 100 else f"{value:.0f}", va="center", ha=side, size=6.5
+                    value * gap, y, f"{value:.2g}" if value < 100 else f"{value:.0f}", va="center", ha=side, size=5.5
                 )
         panel.axvline(1, color="black", linewidth=1, zorder=3)
         panel.set_xscale("log")
@@ -300,7 +341,7 @@ def picture(records: list[Record], path: pathlib.Path) -> None:
     panels[0].set_yticks(places, layers)
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 

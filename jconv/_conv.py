@@ -157,8 +157,9 @@ def conv(
         precision: as for `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result. By default that of the operands, and int32 for integers of
             8 or 16 bits. 16-bit floats are summed in float32 in every role, whatever the result's dtype.
-        algorithm: ``"auto"``, ``"tuned"`` (what `jconv.tune` measured as the fastest on this device, and ``"auto"``
-            where it measured nothing), a name, or `jconv.Algorithms` with one for each role. The gradients use theirs.
+        algorithm: ``"auto"``, ``"portable"`` (the same without plug-ins: XLA's operations alone), ``"tuned"`` (what
+            `jconv.tune` measured as the fastest on this device, and ``"auto"`` where it measured nothing), a name, or
+            `jconv.Algorithms` with one for each role. The gradients use theirs.
 
     Returns:
         ``[*batch, *output_spatial, out]``; `jconv.ConvSpec` tells the sizes beforehand.
@@ -630,7 +631,8 @@ def select_algorithm(
         TypeError: for a dtype that `conv` does not take.
 
     >>> shapes = (8, 28, 28, 256), (3, 3, 8, 256)
-    >>> select_algorithm(*shapes, feature_group_count=32, role="kernel_grad", platform="cpu").name
+    >>> options = {"feature_group_count": 32, "role": "kernel_grad", "platform": "cpu"}
+    >>> select_algorithm(*shapes, **options, algorithm="portable").name
     'matmul'
     >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
     on tpu XLA hands convolutions to the device's own library
@@ -656,7 +658,7 @@ def select_algorithm(
 
 
 def algorithms() -> tuple[str, ...]:
-    """The names that `algorithm` accepts beside ``"auto"`` and ``"tuned"``, in their order.
+    """The names that `algorithm` accepts beside ``"auto"``, ``"portable"`` and ``"tuned"``, in their order.
 
     Each may have reductions before it, as in ``"unfold+xla"``: `python -m jconv algorithms` lists both.
 

@@ -1,8 +1,9 @@
 """The choice of algorithm: a pure function of what is static about a call.
 
 A plan is the name of an algorithm, with the reductions that lead to it before it: "fold+matmul" writes the convolution
-as another one by `fold` and computes that one by `matmul`. "auto" prices every plan and takes the cheapest. "tuned"
-takes what `tune` measured as the fastest on this device, and where nothing was measured what "auto" takes.
+as another one by `fold` and computes that one by `matmul`. "auto" prices every plan and takes the cheapest;
+"portable" does so without plug-ins. "tuned" takes what `tune` measured as the fastest on this device, and where
+nothing was measured what "auto" takes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MAX_REDUCTIONS = 2
 # it: a forecast is not a measurement.
 MARGIN, REDUCTION_MARGIN = 1.2, 1.2
 SEPARATOR = "+"
-CHOOSERS = ("auto", "tuned")  # names that stand for a plan
+CHOOSERS = ("auto", "portable", "tuned")  # names that stand for a plan
 
 # Seconds for one unit of `Work` on a CPU. Only their ratios matter to the choice. Measured on two AVX-512 cores
 # (docs/algorithms.md); other CPUs differ far less in the ratios than algorithms differ in the units.
@@ -226,8 +227,8 @@ def tuned(call: Call) -> Selection:
 
 def resolve(name: str, call: Call) -> Selection:
     """The plan that runs when ``name`` is asked for."""
-    if name == "auto":
-        return select(call)
+    if name in ("auto", "portable"):
+        return select(call._replace(portable=call.portable or name == "portable"))
     if name == "tuned":
         return tuned(call)
     check(name, call)

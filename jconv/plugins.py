@@ -7,7 +7,8 @@ arguments that gives an `Algorithm`:
     mine = "my_package:algorithm"
 
 It is found when the first convolution is planned, and from then on is one of the algorithms: "auto" prices it, `tune`
-measures it, reductions go before it, and it can be asked for by name. Where it fails to load, everything works without
+measures it, reductions go before it, and it can be asked for by name; ``algorithm="portable"`` is "auto" without it.
+Where it fails to load, everything works without
 it, one warning says why, and so does ``python -m jconv algorithms``. With ``JCONV_PLUGINS=off`` in the environment
 none is loaded.
 """
@@ -59,7 +60,7 @@ def _loaded(point: metadata.EntryPoint) -> Plugin:
         algorithm = point.load()()
         if not isinstance(algorithm, Algorithm):
             raise TypeError(f"{point.value} gave {algorithm!r}, accepted is a jconv.plugins.Algorithm")
-        taken = (*ALGORITHMS, *REDUCTIONS, "auto", "tuned")
+        taken = (*ALGORITHMS, *REDUCTIONS, "auto", "portable", "tuned")
         if algorithm.name in taken or not algorithm.name.isidentifier():
             raise ValueError(f"its name is {algorithm.name!r}, accepted is an identifier other than {', '.join(taken)}")
     except Exception as error:  # whatever a stranger's package raises

@@ -67,7 +67,7 @@ def test_a_layout_there_and_back():
 def test_a_cell_is_measured(role):
     found = harness.measure(TINY, role, [on_jax.jconv_peer(), on_jax.lax_peer()], ONCE, MACHINE)
     assert [r["candidate"] for r in found] == ["jconv", "lax"]
-    chosen = jconv.select_algorithm(TINY.x, TINY.kernel, role=role)
+    chosen = jconv.select_algorithm(TINY.x, TINY.kernel, role=role, algorithm="portable")
     assert (found[0]["algorithm"], found[0]["reason"]) == chosen
     for r in found:
         assert r["kind"] == "layer"
@@ -108,7 +108,7 @@ def test_an_algorithm_that_does_not_cover_a_call_is_left_out(monkeypatch):
 
 def test_a_cell_behind_lax_is_measured_again(monkeypatch):
     calls = []
-    speeds = {"jconv": 2.0, "lax": 1.0, "torch": 3.0, "flax": 1.0}
+    speeds = {"jconv": 0.5, "jconv+": 2.0, "lax": 1.0, "torch": 3.0, "flax": 1.0}
 
     def interleave(runs, first, effort):
         calls.append((set(runs), effort.rounds))
@@ -144,7 +144,7 @@ RECORDS = [
     {"kind": "machine", **MACHINE},
     {"kind": "absent", "candidate": "keras", "reason": "keras: No module named 'keras'"},
     *(fake("layer", role, who, ms) for role in harness.ROLES for who, ms in (("jconv", 2.0), ("lax", 4.0), ("torch", 1.0))),
-    *(fake("other", "forward", who, ms) for who, ms in (("jconv", 4.0), ("lax", 2.0))),
+    *(fake("other", "forward", who, ms) for who, ms in (("jconv", 4.0), ("jconv+", 1.0), ("lax", 2.0))),
     {"kind": "step", "network": "net", "candidate": "jconv", "ms": 1.0},
 ]  # fmt: skip
 
@@ -155,6 +155,7 @@ def test_summary_counts_and_names_the_cells_behind():
     assert "Below 0.95 of lax: 1: other forward (0.50)." in text
     assert "PyTorch's time over jconv's: 0.50 over 3" in text
     assert "Below 0.4 of PyTorch: 0." in text
+    assert "lax's time over that of jconv with plug-ins: 2.00 over 1 layers and roles" in text
 
 
 def test_report_names_who_is_absent():
@@ -176,7 +177,7 @@ def test_readme_is_rewritten_between_its_markers():
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
-    assert "| layer | forward | xla | 2 | 2.00 | 0.50 |" in once
+    assert "| layer | forward | xla 2 | 2.00 | 0.50 |   |  |  |" in once
     assert report.rewrite(once, part) == once
     with pytest.raises(ValueError, match="markers|accepted"):
         report.rewrite("no such lines", part)

@@ -13,6 +13,7 @@ import jconv
 
 ROLES = ("forward", "input_grad", "kernel_grad")
 OPERANDS = {"forward": ("x", "kernel"), "input_grad": ("g", "kernel"), "kernel_grad": ("x", "g")}
+PLUGGED = "jconv+"  # jconv with its plug-ins
 RESULT = {"forward": "g", "input_grad": "x", "kernel_grad": "kernel"}  # what it is shaped like
 
 

@@ -21,6 +21,7 @@ import jconv
 
 from .base import (
     OPERANDS,
+    PLUGGED,
     RESULT,
     Layout,
     NotExpressible,
@@ -117,8 +118,8 @@ def lax_peer() -> JaxPeer:
     return JaxPeer("lax", lambda spec: own_layout(spec, lax_conv(spec)))
 
 
-def jconv_peer(algorithm: str = "auto") -> JaxPeer:
-    """jconv with one algorithm. The record says which one `auto` takes, and why."""
+def jconv_peer(algorithm: str = "portable", name: str = "jconv") -> JaxPeer:
+    """jconv with one algorithm, or what chooses one. The record says which one was taken, and why."""
 
     def layer(spec: jconv.ConvSpec) -> Function:
         def call(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -142,7 +143,15 @@ def jconv_peer(algorithm: str = "auto") -> JaxPeer:
         )
         return {"algorithm": chosen.name, "reason": chosen.reason}
 
-    return JaxPeer("jconv" if algorithm == "auto" else f"jconv:{algorithm}", layer, facts)
+    return JaxPeer(name, layer, facts)
+
+
+def candidates(spec: jconv.ConvSpec) -> dict[str, Callable[..., jax.Array]]:
+    """lax, and jconv without and with plug-ins where there are any, as functions of image and kernel."""
+    found = {"lax": lax_conv(spec), "jconv": functools.partial(jconv.conv, algorithm="portable", **options(spec))}
+    if any(plugin.algorithm for plugin in jconv.plugins.plugins()):
+        found[PLUGGED] = functools.partial(jconv.conv, **options(spec))
+    return found
 
 
 def flax_peer() -> JaxPeer:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.harness import Effort, measured
 from benchmarks.networks import Network
-from benchmarks.peers.base import Absent
+from benchmarks.peers.base import PLUGGED, Absent
 
 from . import models
 from .base import Stepper, Values
@@ -21,7 +21,8 @@ TOLERANCE = 1e-4  # of the loss, after each of the first steps
 CHECKED = 2
 
 LIBRARIES: dict[str, Callable[..., models.Model]] = {
-    "jconv": models.own_model,
+    "jconv": functools.partial(models.own_model, algorithm="portable"),
+    PLUGGED: functools.partial(models.own_model, algorithm="auto"),
     "jconv:xla": functools.partial(models.own_model, algorithm="xla"),
     "flax": models.flax_model,
     "haiku": models.haiku_model,

@@ -154,6 +154,8 @@ def work(call: Call) -> Work:
     if groups > 1:
         # One group at a time, and in some versions in loops of its own instead of the library's.
         return Work(scalar=(0.4 * macs + 2.0 * space * taps * groups) / steps, launches=2 + 0.3 * batch * groups)
+    if call.is_integer and (spec.rank != 2 or call.dtype.itemsize > 1):
+        return Work(scalar=macs / steps, launches=2)  # the library has 8 bits and two axes
     # Along one axis, and with more than one tap, its product is nearest to what the machine can do; without any axis it
     # is a loop in some versions (`matmul` is the one for that).
     factor = (50.0, 0.8, 1.5 if taps == 1 else 1.1)[spec.rank] if spec.rank <= 2 else 8.0
@@ -172,7 +174,9 @@ def work(call: Call) -> Work:
     sizes = spec.spatial if call.role == "input_grad" else spec.output_spatial
     inside = math.prod(max(0, n - max(0, low) - max(0, high)) / n for n, (low, high) in zip(sizes, pads, strict=True))
     gathered = space * taps * (2.0 + 0.3 * inputs * (1 - inside))
-    return Work(products=products, scalar=gathered / steps, launches=2)
+    # The kernel is packed anew for each block of results.
+    packed = 30 * math.prod(spec.kernel_shape) * call.dtype.itemsize
+    return Work(products=products, scalar=gathered / steps, bytes=packed / steps, launches=2)
 
 
 SCALAR_STEP = 3.0  # of a multiply-add in a loop that recomputes its indices
