@@ -2,12 +2,15 @@
 # make test   runs the tests
 # make bench  measures jconv beside lax, PyTorch and the layer libraries of JAX; make bench-quick is short
 # make lint   ruff and pyright
-# Each makes its own environment in $(VENV) first, and does nothing there when nothing changed.
+# Each makes its own environment in $(VENV) first, and does nothing there when nothing changed. Where a C++ compiler is
+# found they build and use the oneDNN plug-in; PLUGIN=off leaves it out.
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 TORCH ?= torch==2.13.0
+PLUGIN ?= on
 BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
 .PHONY: demo test bench bench-quick lint format clean
@@ -20,24 +23,39 @@ $(VENV)/made:
 
 # one stamp for each extra that is installed: .venv/has-test and so on
 $(VENV)/has-%: $(VENV)/made pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(INSTALL) --editable '.[$*]'
 	@touch $@
 
-demo: $(VENV)/has-examples
+# Compiled beside the jaxlib that runs it. What hinders it is said in one line, and all goes on without it.
+ONEDNN := onednn-cpu-gomp==2023.2.0 onednn-devel-cpu-gomp==2023.2.0
+ifeq ($(PLUGIN),off)
+export JCONV_PLUGINS := off
+else
+WITH := $(VENV)/onednn-tried
+endif
+$(VENV)/onednn-tried: $(VENV)/made $(wildcard plugins/onednn/* plugins/onednn/*/*)
+	@if [ "$$(uname -sm)" != 'Linux x86_64' ]; then echo 'oneDNN plug-in: for Linux on x86-64 alone; jconv runs without it'; \
+	elif ! command -v $(CXX) >/dev/null; then echo 'oneDNN plug-in: no C++ compiler ($(CXX)); jconv runs without it'; \
+	elif ! { $(INSTALL) --editable . 'scikit-build-core>=0.10' 'cmake>=3.18' ninja $(ONEDNN) && \
+	  CXX=$(CXX) $(INSTALL) --no-build-isolation --no-deps --force-reinstall ./plugins/onednn; } >$(VENV)/onednn.log 2>&1; \
+	then echo 'oneDNN plug-in: does not build, $(VENV)/onednn.log says why; jconv runs without it'; fi
+	@touch $@
+
+demo: $(VENV)/has-examples $(WITH)
 	$(BIN)/python examples/lenet_digits.py $(ARGS)
 
-test: $(VENV)/has-test
+test: $(VENV)/has-test $(WITH)
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
 
-bench: $(VENV)/has-bench $(VENV)/torch-tried
+bench: $(VENV)/has-bench $(VENV)/torch-tried $(WITH)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-quick: $(VENV)/has-bench $(VENV)/torch-tried
+bench-quick: $(VENV)/has-bench $(VENV)/torch-tried $(WITH)
 	$(BIN)/python -m benchmarks --quick $(ARGS)
 
 # PyTorch is large, and not to be had for every Python; without it the benchmark says that it is absent
 $(VENV)/torch-tried: $(VENV)/made
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' || echo '$(TORCH) is not to be had here'
+	$(INSTALL) '$(TORCH)' || echo '$(TORCH) is not to be had here'
 	@touch $@
 
 lint: $(VENV)/has-test $(VENV)/has-lint

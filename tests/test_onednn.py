@@ -25,9 +25,30 @@ CONV = functools.partial(jconv.conv, algorithm="onednn")
 def test_it_is_found():
     assert "onednn" in jconv.algorithms()
     assert [p.name for p in plugins.plugins() if p.algorithm] == ["onednn"]
-    major = (onednn.ctypes.c_int64 * 3)()
-    onednn.library().jconv_onednn_version(major)
-    assert major[0] == 3
+    version, built = onednn.versions()
+    assert version[0] == 3
+    assert built <= onednn.interface()
+
+
+@pytest.fixture
+def anew():
+    """The library as if it had not been opened."""
+    onednn.library.cache_clear()
+    yield
+    onednn.library.cache_clear()
+
+
+def test_what_hinders_loading_is_said(anew, monkeypatch):
+    """`tests/test_plugins.py` shows that jconv then goes on without it, with one warning."""
+    with monkeypatch.context() as patched:
+        patched.setattr(onednn, "LIBRARY", "libmissing.so")
+        with pytest.raises(OSError, match=r"libmissing\.so"):
+            onednn.algorithm()
+    with monkeypatch.context() as patched:
+        patched.setattr(onednn, "interface", lambda: (0, 0))
+        with pytest.raises(RuntimeError, match=r"compiled with version 0\.\d+ of XLA's .*, and jaxlib .* has 0\.0"):
+            onednn.algorithm()
+    assert onednn.algorithm().name == "onednn"
 
 
 @pytest.mark.parametrize(

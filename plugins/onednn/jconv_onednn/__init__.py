@@ -13,9 +13,11 @@ import ctypes
 import functools
 import math
 import pathlib
+import re
 from importlib import metadata
 
 import jax
+import jaxlib
 import numpy as np
 from jax import numpy as jnp
 
@@ -37,10 +39,30 @@ def _open() -> ctypes.CDLL:
     return ctypes.CDLL(str(pathlib.Path(__file__).with_name(LIBRARY)))
 
 
+def versions() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The version of oneDNN, and that of XLA's foreign-function interface which the library was compiled with."""
+    numbers = (ctypes.c_int64 * 5)()
+    _open().jconv_onednn_versions(numbers)
+    return tuple(numbers[:3]), tuple(numbers[3:])
+
+
+def interface() -> tuple[int, ...]:
+    """The version of XLA's foreign-function interface in the jaxlib that is installed."""
+    header = pathlib.Path(jax.ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    return tuple(int(re.findall(rf"#define XLA_FFI_API_{part} (\d+)", header)[0]) for part in ("MAJOR", "MINOR"))
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library, its handler known to XLA."""
+    """The library, its handler known to XLA. An older interface than jaxlib's is served, a newer one is not."""
     found = _open()
+    (_, built), here = versions(), interface()
+    if built[0] != here[0] or built > here:
+        text = "{}.{}".format
+        raise RuntimeError(
+            f"it was compiled with version {text(*built)} of XLA's foreign-function interface, and jaxlib "
+            f"{jaxlib.__version__} has {text(*here)}: compile it again beside this jaxlib"
+        )
     jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(found.jconv_onednn_convolve), platform="cpu")
     return found
 

@@ -134,6 +134,7 @@ void fill(Described& d, const PD& pd, bool make) {
 Described describe(const Problem& p, const std::array<memory::desc, 3>& md, bool make) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  attr.set_fpmath_mode(dnnl::fpmath_mode::strict);  // float32 is float32, whatever the environment says
   Dims dilates = p.dilations;
   for (auto& d : dilates) d -= 1;  // oneDNN counts the gaps
   const auto direct = dnnl::algorithm::convolution_direct;
@@ -393,8 +394,9 @@ extern "C" int64_t jconv_onednn_describe(const int64_t* values, int64_t count, c
 
 extern "C" int64_t jconv_onednn_plans() { return static_cast<int64_t>(plans().size()); }
 
-extern "C" int jconv_onednn_version(int64_t* version) {
+// The version of oneDNN, three numbers, and that of XLA's foreign-function interface this was compiled with, two.
+extern "C" void jconv_onednn_versions(int64_t* versions) {
   const dnnl_version_t* found = dnnl_version();
-  version[0] = found->major, version[1] = found->minor, version[2] = found->patch;
-  return 0;
+  versions[0] = found->major, versions[1] = found->minor, versions[2] = found->patch;
+  versions[3] = XLA_FFI_API_MAJOR, versions[4] = XLA_FFI_API_MINOR;
 }
