@@ -2,6 +2,7 @@
 # make test   runs the tests
 # make bench  measures jconv beside lax, PyTorch and the layer libraries of JAX; make bench-quick is short
 # make lint   ruff and pyright
+# make sanitize  the tests of the oneDNN plug-in under the address and undefined-behaviour sanitizers; make soak: many calls
 # Each makes its own environment in $(VENV) first, and does nothing there when nothing changed. Where a C++ compiler is
 # found they build and use the oneDNN plug-in; PLUGIN=off leaves it out.
 PYTHON ?= python3
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
-.PHONY: demo test bench bench-quick lint format clean
+.PHONY: demo test bench bench-quick sanitize soak lint format clean
 .SUFFIXES:
 
 $(VENV)/made:
@@ -36,10 +37,9 @@ endif
 $(VENV)/onednn-tried: $(VENV)/made $(wildcard plugins/onednn/* plugins/onednn/*/*)
 	@if [ "$$(uname -sm)" != 'Linux x86_64' ]; then echo 'oneDNN plug-in: for Linux on x86-64 alone; jconv runs without it'; \
 	elif ! command -v $(CXX) >/dev/null; then echo 'oneDNN plug-in: no C++ compiler ($(CXX)); jconv runs without it'; \
-	elif ! { $(INSTALL) --editable . 'scikit-build-core>=0.10' 'cmake>=3.18' ninja $(ONEDNN) && \
+	elif { $(INSTALL) --editable . 'scikit-build-core>=0.10' 'cmake>=3.18' ninja $(ONEDNN) && \
 	  CXX=$(CXX) $(INSTALL) --no-build-isolation --no-deps --force-reinstall ./plugins/onednn; } >$(VENV)/onednn.log 2>&1; \
-	then echo 'oneDNN plug-in: does not build, $(VENV)/onednn.log says why; jconv runs without it'; fi
-	@touch $@
+	then touch $@; else echo 'oneDNN plug-in: does not build, $(VENV)/onednn.log says why; jconv runs without it'; fi
 
 demo: $(VENV)/has-examples $(WITH)
 	$(BIN)/python examples/lenet_digits.py $(ARGS)
@@ -57,6 +57,16 @@ bench-quick: $(VENV)/has-bench $(VENV)/torch-tried $(WITH)
 $(VENV)/torch-tried: $(VENV)/made
 	$(INSTALL) '$(TORCH)' || echo '$(TORCH) is not to be had here'
 	@touch $@
+
+sanitize: $(VENV)/has-test $(VENV)/onednn-tried
+	rm -rf build/sanitized
+	CXX=$(CXX) $(INSTALL) --no-build-isolation --no-deps --target build/sanitized -Ccmake.define.JCONV_SANITIZE=ON ./plugins/onednn
+	PYTHONPATH=build/sanitized ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest -q tests/test_onednn.py $(ARGS)
+
+soak: $(VENV)/has-test $(VENV)/onednn-tried
+	$(BIN)/python plugins/onednn/tests/soak.py $(ARGS)
 
 lint: $(VENV)/has-test $(VENV)/has-lint
 	$(BIN)/ruff check .
