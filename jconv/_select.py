@@ -26,7 +26,7 @@ MAX_WORKSPACE_RATIO = 32
 # At most so many reductions in one plan.
 MAX_REDUCTIONS = 2
 # A plan must be forecast to be this much faster than `xla` to take its place, and more so with each reduction before
-# it: a forecast is not a measurement.
+# it that moves images: a forecast is not a measurement.
 MARGIN, REDUCTION_MARGIN = 1.2, 1.2
 SEPARATOR = "+"
 CHOOSERS = ("auto", "portable", "tuned")  # names that stand for a plan
@@ -127,7 +127,8 @@ class Plan(NamedTuple):
     @property
     def margin(self) -> float:
         """How much the forecast is marked up against that of `xla`."""
-        return 1.0 if self.name == "xla" else MARGIN * REDUCTION_MARGIN ** self.name.count(SEPARATOR)
+        moves = sum(REDUCTIONS[reduction].moves for reduction in self.name.split(SEPARATOR)[:-1])
+        return 1.0 if self.name == "xla" else MARGIN * REDUCTION_MARGIN**moves
 
 
 def plans(call: Call, reductions: int = MAX_REDUCTIONS, used: tuple[str, ...] = ()) -> Iterator[Plan]:

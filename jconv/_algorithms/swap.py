@@ -30,4 +30,4 @@ def work(call: Call) -> Work:
     return Work(bytes=4.0 * math.prod(call.spec.kernel_shape) * call.dtype.itemsize, launches=1)
 
 
-REDUCTION = Reduction("swap", reduce, supports, work, local=True)
+REDUCTION = Reduction("swap", reduce, supports, work, local=True, moves=False)
