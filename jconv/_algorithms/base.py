@@ -177,8 +177,8 @@ class Reduction:
 
     `reduce(call)` gives the other one, where `supports(call)` is None. `work(call)` is what the maps cost, without the
     other convolution. The maps only place, copy and add elements, so the error is the other algorithm's; where zeros
-    are placed beside an operand that holds a NaN or an Inf they spread it (`local` is False). `moves`: whether they move
-    images.
+    are placed beside an operand that holds a NaN or an Inf they spread it (`local` is False). `moves`: whether they
+    move images.
     """
 
     name: str

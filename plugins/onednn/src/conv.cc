@@ -7,10 +7,15 @@
 //
 // No exception leaves this file: each becomes an error of XLA that says what was asked for.
 
+#include <unistd.h>
+
 #include <array>
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
@@ -18,6 +23,7 @@
 #include <optional>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -305,6 +311,75 @@ void execute(const Plan& p, int64_t role, const std::array<void*, 3>& data, char
   stream.wait();
 }
 
+// Convolutions take turns: each has all the cores, and two teams of OpenMP at once would wait for each other's threads.
+// OpenMP makes a team for every thread that enters it, and XLA may call from each thread of its pool. So the first
+// kMasters threads call oneDNN themselves, which costs nothing, and any other has one more thread call it.
+class Turns {
+ public:
+  void run(const std::function<void()>& work) {
+    std::lock_guard<std::mutex> turn(turn_);
+    thread_local Master master;
+    if (master.admitted()) return work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (getpid() != owner_) {  // not started, or started by the process that this one was forked from
+      std::thread([this] { loop(); }).detach();
+      owner_ = getpid();
+    }
+    work_ = &work, error_ = nullptr;
+    changed_.notify_all();
+    changed_.wait(lock, [&] { return !work_; });
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  static constexpr int kMasters = 4;
+
+  // One for each thread; its place is free again when the thread ends.
+  class Master {
+   public:
+    bool admitted() {
+      if (!admitted_ && masters().fetch_add(1) < kMasters) return admitted_ = true;
+      if (!admitted_) masters().fetch_sub(1);
+      return admitted_;
+    }
+    ~Master() {
+      if (admitted_) masters().fetch_sub(1);
+    }
+
+   private:
+    static std::atomic<int>& masters() {
+      static std::atomic<int> count{0};
+      return count;
+    }
+    bool admitted_ = false;
+  };
+
+  void loop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      changed_.wait(lock, [&] { return work_ != nullptr; });
+      try {
+        (*work_)();
+      } catch (...) {
+        error_ = std::current_exception();
+      }
+      work_ = nullptr;
+      changed_.notify_all();
+    }
+  }
+
+  std::mutex turn_, mutex_;
+  std::condition_variable changed_;
+  const std::function<void()>* work_ = nullptr;
+  std::exception_ptr error_;
+  pid_t owner_ = 0;
+};
+
+Turns& turns() {
+  static Turns* all = new Turns;  // never destroyed, like the plans
+  return *all;
+}
+
 using Ints = ffi::Span<const int64_t>;
 
 Dims dims(Ints values) { return Dims(values.begin(), values.end()); }
@@ -329,7 +404,7 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
     if (role == kForward) data = {first, second, out};
     else if (role == kInputGrad) data = {out, second, first};
     else data = {first, out, second};
-    execute(*found, role, data, scratch);
+    turns().run([&] { execute(*found, role, data, scratch); });
   } catch (const dnnl::error& e) {
     return ffi::Error(ffi::ErrorCode::kInternal, std::string("oneDNN: ") + e.what() + " (status " +
                                                      std::to_string(e.status) + ") for " + problem.text());
