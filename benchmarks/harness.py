@@ -27,7 +27,7 @@ from benchmarks.peers.base import ROLES as ROLES
 from benchmarks.peers.on_jax import lax_conv
 from benchmarks.workloads import Workload, flops, traffic
 
-PRINCIPAL = ("jconv", PLUGGED, "lax", "torch")
+PRINCIPAL = ("jconv", PLUGGED, "lax", "flax", "torch")
 SLOW_S = 1.0  # a call that takes longer gets the least rounds
 WARM_S = 0.1  # a call that takes less is repeated untimed first: the one before leaves caches cold and threads spinning
 

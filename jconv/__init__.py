@@ -1,8 +1,11 @@
 """jconv: convolution for JAX as pure functions, with a good algorithm for every shape, role and platform."""
 
 from . import initializers as initializers
+from . import lax as lax
 from . import layers as layers
 from . import plugins as plugins
+from ._accelerate import Replacement as Replacement
+from ._accelerate import accelerate as accelerate
 from ._algorithms.base import Algorithms as Algorithms
 from ._conv import algorithms as algorithms
 from ._conv import conv as conv

@@ -40,7 +40,7 @@ def _with_bias(y, bias):
 
 
 # One role ------------------------------------------------------------------------------------------------
-def _apply(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
+def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
     """Binds one role; any number of batch axes in `spec`, one in the primitive."""
     algorithms, flat = canonical(algorithm), _primitive.flatten_batch(spec)
     operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
@@ -187,7 +187,7 @@ def conv(
     if set(modes) - {"zeros"}:
         padded = _padded_spec(spec, modes)
         x, spec = _pad_by_mode(x, spec, modes), padded
-    return _with_bias(_apply("forward", x, kernel, spec, algorithm, precision, out_dtype), bias)
+    return _with_bias(apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype), bias)
 
 
 def _transpose_size(entry, size, window, stride, output_padding, output_size, axis) -> int:
@@ -328,7 +328,7 @@ def conv_transpose(
         kernel_dilation=dilation,
         feature_group_count=groups,
     )
-    return _with_bias(_apply("input_grad", x, kernel, spec, algorithm, precision, out_dtype), bias)
+    return _with_bias(apply_role("input_grad", x, kernel, spec, algorithm, precision, out_dtype), bias)
 
 
 def conv_local(
@@ -480,7 +480,7 @@ def conv_input_grad(
     _matches("g", g, spec.output_shape, f"the output of conv for input_shape {tuple(input_shape)}")
     modes = padding_mode_per_axis(padding_mode, spec.rank)
     padded = _padded_spec(spec, modes)
-    x_bar = _apply("input_grad", g, kernel, padded, algorithm, precision, out_dtype)
+    x_bar = apply_role("input_grad", g, kernel, padded, algorithm, precision, out_dtype)
     if set(modes) - {"zeros"}:
         # what is transposed at: of the image's shape, sharded and varying as x_bar is; its values do not matter
         at = jnp.sum(x_bar, axis=tuple(range(len(spec.batch_shape), x_bar.ndim)), keepdims=True, dtype=out_dtype)
@@ -558,7 +558,7 @@ def conv_kernel_grad(
     _matches("g", g, spec.output_shape, f"the output of conv for x of shape {x.shape}")
     modes = padding_mode_per_axis(padding_mode, spec.rank)
     padded = _padded_spec(spec, modes)
-    return _apply("kernel_grad", _pad_by_mode(x, spec, modes), g, padded, algorithm, precision, out_dtype)
+    return apply_role("kernel_grad", _pad_by_mode(x, spec, modes), g, padded, algorithm, precision, out_dtype)
 
 
 def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:

@@ -24,7 +24,11 @@ from typing import Any
 
 import jax
 from jax import numpy as jnp
+from jax.extend.core import ClosedJaxpr as ClosedJaxpr
+from jax.extend.core import Jaxpr as Jaxpr
+from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive
+from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from ._algorithms.base import OPERANDS, RESULT, Algorithms, Call, Role

@@ -161,6 +161,8 @@ def work(call: Call) -> Work:
     factor = (50.0, 0.8, 1.5 if taps == 1 else 1.1)[spec.rank] if spec.rank <= 2 else 8.0
     if spec.rank == 1 and 1 < outputs < 8 and taps * inputs > 64:
         factor *= 8.0  # the library then divides the sum between threads, not the results
+    if spec.rank == 1 and spec.kernel_dilation[0] > 1 and taps > 1:
+        factor *= 1 + 20 / inputs  # its patches are gathered in runs of the channels
     columns = 3 * outputs if outputs > 1 or spec.rank != 1 else 16
     products = factor * matmul_work(space, taps * inputs, columns) * outputs / columns
     if spec.rank == 2 or outputs == 1:

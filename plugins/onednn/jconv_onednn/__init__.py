@@ -180,7 +180,7 @@ def _run(a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
 # Measured on two AVX-512 cores, over 70 layers in all roles, beside XLA's own algorithms under the prices of
 # jconv._select. What oneDNN would run says how it computes.
 DENSE = 0.6  # of what XLA's matrix product takes for the same
-STRIDED = 1.3
+STRIDED = 1.15
 REORDERED = 13  # bytes moved in the time of one byte of a kernel in another order
 PATCHED = 9  # and of one byte of patches written out
 

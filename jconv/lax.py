@@ -1,0 +1,47 @@
+"""The convolutions of `jax.lax`, computed by jconv: the same signatures, defaults, dtypes and errors.
+
+A program that takes its convolutions from jax.lax takes them from here instead, and layer libraries take
+`conv_general_dilated` as an argument (Flax: ``nnx.Conv(..., conv_general_dilated=...)``). Each of them is the function
+of jax.lax, traced, with the convolution in it replaced as by `jconv.accelerate`: so arguments, results and errors are
+lax's own.
+
+>>> import jax.numpy as jnp
+>>> conv_general_dilated(jnp.ones((1, 2, 5, 5)), jnp.ones((3, 2, 3, 3)), (2, 2), "SAME").shape
+(1, 3, 3, 3)
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from ._accelerate import replace
+
+
+def _drop_in(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`fn(lhs, rhs, ...)` of jax.lax with its convolution replaced; `lhs` and `rhs` are its arrays."""
+    signature = inspect.signature(fn)
+    arrays = [name for name in ("lhs", "rhs") if name in signature.parameters]
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> jax.Array:
+        given = signature.bind(*args, **kwargs).arguments  # TypeError as for any function
+
+        def plain(*operands: Any) -> jax.Array:
+            return fn(**{**given, **dict(zip(arrays, operands, strict=True))})
+
+        return replace(plain)(*(given[name] for name in arrays))
+
+    return call
+
+
+conv = _drop_in(jax.lax.conv)
+conv_with_general_padding = _drop_in(jax.lax.conv_with_general_padding)
+conv_general_dilated = _drop_in(jax.lax.conv_general_dilated)
+conv_general_dilated_local = _drop_in(jax.lax.conv_general_dilated_local)
+conv_general_dilated_patches = _drop_in(jax.lax.conv_general_dilated_patches)
+conv_transpose = _drop_in(jax.lax.conv_transpose)

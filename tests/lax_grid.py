@@ -1,0 +1,189 @@
+"""Seeded random argument sets of `lax.conv_general_dilated`, and what `jconv.lax` and `jax.lax` make of each.
+
+`python -m tests.lax_grid --count 3000` tries many and prints what differs; `tests/test_lax.py` tries some.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import random
+import sys
+from collections import Counter
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+import jconv
+
+DTYPES = ("float32",) * 8 + ("bfloat16", "float16", "int8", "int32", "uint8", "complex64")
+TOLERANCE = {"bfloat16": 2e-2, "float16": 2e-3}
+TRANSFORMS = ("plain", "jit", "jvp", "vjp", "second", "vmap lhs", "vmap rhs", "vmap both")
+
+
+class Case(NamedTuple):
+    """Operands by shape and dtype, options, and the transform that both are put under."""
+
+    lhs: tuple[int, ...]
+    rhs: tuple[int, ...]
+    dtypes: tuple[str, str]
+    options: dict[str, Any]
+    transform: str
+    axes: tuple[int, int]
+
+
+def case(rng: random.Random) -> Case:
+    """Mostly one that lax takes; about one in ten is spoilt."""
+    rank = rng.choice((0, 1, 1, 2, 2, 2, 3))
+    groups, batch_groups = rng.choice(((1, 1),) * 4 + ((2, 1), (3, 1), (1, 2), (1, 3)))
+    batch, into, out = batch_groups * rng.randint(1, 3), rng.randint(1, 4), groups * batch_groups * rng.randint(1, 3)
+    space, window = ([rng.randint(1, high) for _ in range(rank)] for high in (9, 4))
+    if rng.random() < 0.2:  # a window larger than the result, as in a gradient with respect to a kernel
+        window = [max(1, n - rng.randint(0, 2)) for n in space]
+    some = lambda most: [rng.randint(1, most) if rng.random() < 0.5 else 1 for _ in range(rank)]
+    options: dict[str, Any] = {"window_strides": tuple(some(3))}
+    pairs = [(rng.randint(-1, 3), rng.randint(-1, 3)) for _ in range(rank)]
+    options["padding"] = rng.choice(("SAME", "VALID", "SAME_LOWER", pairs, pairs, pairs))
+    if rng.random() < 0.4:
+        options["lhs_dilation"] = some(3)
+        if isinstance(options["padding"], str):
+            options["padding"] = pairs
+    if rng.random() < 0.4:
+        options["rhs_dilation"] = some(3)
+    if groups > 1 or rng.random() < 0.1:
+        options["feature_group_count"] = groups
+    if batch_groups > 1:
+        options["batch_group_count"] = batch_groups
+    lhs, rhs = [batch, groups * into, *space], [out, into, *window]  # lax's own order
+    if rng.random() < 0.7:
+        orders = [rng.sample(range(rank + 2), rank + 2) for _ in range(3)]
+        if rng.random() < 0.5:
+            options["dimension_numbers"] = jax.lax.ConvDimensionNumbers(*map(tuple, orders))
+        else:
+            letters = ("NC", "OI", "NC")
+            texts = [["?"] * (rank + 2) for _ in range(3)]
+            for text, order, (a, b) in zip(texts, orders, letters, strict=True):
+                for axis, letter in zip(order, (a, b, *"DHW"[:rank]), strict=True):
+                    text[axis] = letter
+            options["dimension_numbers"] = tuple(map("".join, texts))
+        placed: list[list[int]] = []
+        for shape, order in zip((lhs, rhs), orders, strict=False):
+            placed.append([0] * (rank + 2))
+            for axis, size in zip(order, shape, strict=True):
+                placed[-1][axis] = size
+        lhs, rhs = placed
+    dtype = rng.choice(DTYPES)
+    dtypes = (dtype, dtype)
+    wider = {"bfloat16": "float32", "float16": "float32", "int8": "int32", "uint8": "int32", "float32": "float32"}
+    if rng.random() < 0.3 and dtype in wider:
+        options["preferred_element_type"] = jnp.dtype(wider[dtype])
+    if rng.random() < 0.3:
+        high = jax.lax.Precision.HIGH
+        options["precision"] = rng.choice((None, "highest", high, jax.lax.Precision.HIGHEST, (high, high)))
+    if rng.random() < 0.2:
+        options["out_sharding"] = None
+    if rng.random() < 0.1:
+        match rng.randrange(5):
+            case 0:
+                rhs[rng.randrange(len(rhs))] += 1
+            case 1:
+                dtypes = (dtype, "float32" if dtype != "float32" else "int8")
+            case 2:
+                options["window_strides"] = (1,) * (rank + 1)
+            case 3:
+                options["padding"] = "ANY"
+            case 4:
+                lhs[rng.randrange(len(lhs))] = 0
+    return Case(
+        tuple(lhs),
+        tuple(rhs),
+        dtypes,
+        options,
+        rng.choice(TRANSFORMS),
+        (rng.randrange(rank + 3), rng.randrange(rank + 3)),
+    )
+
+
+def draw(shape: tuple[int, ...], dtype: str, seed: int) -> jax.Array:
+    values = np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float64)
+    if dtype == "complex64":
+        values = values + 1j * np.random.default_rng(seed + 100).integers(-3, 4, shape)
+    return jnp.asarray(values.astype(np.uint8) if dtype == "uint8" else values, dtype)
+
+
+def run(conv: Any, c: Case) -> list[jax.Array]:
+    """The results, gradients included, of one of the two."""
+    fn = functools.partial(conv, **c.options)
+    lhs, rhs = draw(c.lhs, c.dtypes[0], 1), draw(c.rhs, c.dtypes[1], 2)
+    also = [draw(shape, dtype, seed) for shape, dtype, seed in zip((c.lhs, c.rhs), c.dtypes, (3, 4), strict=True)]
+    inexact = all(jnp.issubdtype(v.dtype, jnp.inexact) for v in (lhs, rhs))
+    stack = lambda first, second, axis: jnp.stack([first, second], min(axis, first.ndim))
+    match c.transform:
+        case "jit":
+            return [jax.jit(fn)(lhs, rhs)]
+        case "jvp" if inexact:
+            return list(jax.jvp(fn, (lhs, rhs), tuple(also)))
+        case "vjp" if inexact:
+            y, pull = jax.vjp(fn, lhs, rhs)
+            return [y, *pull(jnp.ones_like(y))]
+        case "second" if inexact:
+            real = lambda lhs, rhs: jnp.real(jnp.sum(fn(lhs, rhs) ** 2)).astype(jnp.float32)
+            return list(jax.jvp(jax.grad(real, (0, 1)), (lhs, rhs), tuple(also))[1])
+        case "vmap lhs":
+            return [jax.vmap(fn, (min(c.axes[0], lhs.ndim), None))(stack(lhs, also[0], c.axes[0]), rhs)]
+        case "vmap rhs":
+            return [jax.vmap(fn, (None, min(c.axes[1], rhs.ndim)))(lhs, stack(rhs, also[1], c.axes[1]))]
+        case "vmap both":
+            axes = (min(c.axes[0], lhs.ndim), min(c.axes[1], rhs.ndim))
+            return [jax.vmap(fn, axes)(stack(lhs, also[0], axes[0]), stack(rhs, also[1], axes[1]))]
+    return [fn(lhs, rhs)]
+
+
+def attempt(conv: Any, c: Case) -> list[jax.Array] | Exception:
+    try:
+        return run(conv, c)
+    except (TypeError, ValueError, IndexError, NotImplementedError, RuntimeError, AssertionError) as error:
+        return error
+
+
+def difference(c: Case) -> str | None:
+    """How jconv.lax differs from jax.lax, or None."""
+    want, got = attempt(jax.lax.conv_general_dilated, c), attempt(jconv.lax.conv_general_dilated, c)
+    if isinstance(want, Exception) or isinstance(got, Exception):
+        if type(want) is not type(got):
+            return f"jax.lax: {want!r}; jconv.lax: {got!r}"
+        return None if str(want) == str(got) else f"jax.lax says {want}; jconv.lax says {got}"
+    for a, b in zip(want, got, strict=True):
+        if (a.shape, a.dtype, a.weak_type) != (b.shape, b.dtype, b.weak_type):
+            return f"jax.lax gives {jax.typeof(a)}, jconv.lax {jax.typeof(b)}"
+        wide = np.complex128 if jnp.issubdtype(a.dtype, jnp.complexfloating) else np.float64
+        exact, apart = np.asarray(a).astype(wide), np.asarray(b).astype(wide) - np.asarray(a).astype(wide)
+        largest = max(1.0, float(np.max(np.abs(exact), initial=0.0)))
+        if not np.all(np.abs(apart) <= TOLERANCE.get(c.dtypes[0], 1e-5) * largest):
+            return f"values differ by {np.max(np.abs(apart))} of {largest}"
+    return None
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    tried: Counter[str] = Counter()
+    differ = 0
+    for i in range(args.count):
+        c = case(random.Random(args.seed * 1_000_003 + i))
+        tried[c.transform] += 1
+        if found := difference(c):
+            differ += 1
+            print(f"{i}: {c}\n    {found}", flush=True)
+        if i % 200 == 199:
+            jax.clear_caches()
+    print(f"{args.count} tried ({', '.join(f'{n} {what}' for what, n in sorted(tried.items()))}); {differ} differ")
+    return int(differ > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""`accelerate`: every convolution of a function replaced, wherever it is, and nothing else changed."""
+
+import functools
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax import lax
+from jax import numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+import jconv
+from jconv import accelerate
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.standard_normal((4, 10, 9, 6)), jnp.float32) * 0.3
+K = jnp.asarray(RNG.standard_normal((3, 3, 3, 8)), jnp.float32) * 0.1
+close = functools.partial(chex.assert_trees_all_close, rtol=2e-4, atol=2e-4)
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+def conv(x, k, strides=(1, 1), groups=2):
+    return lax.conv_general_dilated(x, k, strides, "SAME", dimension_numbers=NHWC, feature_group_count=groups)
+
+
+def counts(fn, *args):
+    """How many convolutions of jconv and of lax a function has, those inside of others too."""
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield eqn.primitive.name
+            for value in eqn.params.values():
+                for part in value if isinstance(value, (tuple, list)) else (value,):
+                    if hasattr(part, "eqns") or hasattr(part, "jaxpr"):
+                        yield from walk(getattr(part, "jaxpr", part))
+
+    names = list(walk(jax.make_jaxpr(fn)(*args).jaxpr))
+    return names.count("jconv"), names.count("conv_general_dilated")
+
+
+@jax.custom_jvp
+def clipped(x, k):
+    return jnp.clip(conv(x, k), -1, 1)
+
+
+@clipped.defjvp
+def _(primals, tangents):
+    (x, k), (dx, dk) = primals, tangents
+    return clipped(x, k), conv(dx, k) + conv(x, dk)  # straight through
+
+
+@jax.custom_vjp
+def doubled(x, k):
+    return conv(x, k)
+
+
+doubled.defvjp(lambda x, k: (conv(x, k), (x, k)), lambda r, g: tuple(2 * v for v in jax.vjp(conv, *r)[1](g)))
+
+
+def scanned(x, k):
+    return lax.scan(lambda c, f: (c + conv(x, k * f).sum(), None), 0.0, jnp.arange(3.0))[0]
+
+
+def looped(x, k):
+    start = 0, x
+    return lax.while_loop(
+        lambda c: c[0] + 0 * conv(x, k).sum() < 3, lambda c: (c[0] + 1, conv(c[1], k)[..., :6]), start
+    )[1]
+
+
+def branched(x, k):
+    return lax.cond(x[0, 0, 0, 0] > 0, conv, lambda x, k: -conv(x, k), x, k)
+
+
+FUNCTIONS = {
+    "plain": conv,
+    "jit": jax.jit(lambda x, k: jax.nn.relu(jax.jit(conv)(x, k))),
+    "scan": scanned,
+    "while": looped,
+    "cond": branched,
+    "checkpoint": jax.checkpoint(lambda x, k: jnp.sin(conv(jnp.sin(x), k))),
+    "custom_jvp": clipped,
+    "custom_vjp": doubled,
+    "gradients": jax.grad(lambda x, k: jnp.sum(conv(x, k, (2, 1)) ** 2), (0, 1)),
+    "vmap": lambda x, k: jax.vmap(conv)(jnp.stack([x, -x]), jnp.stack([k, 2 * k])),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_convolution_is_replaced(name):
+    fn = FUNCTIONS[name]
+    fast = accelerate(fn)
+    close(fast(X, K), fn(X, K))
+    close(jax.jit(fast)(X, K), fn(X, K))
+    mine, theirs = counts(fast, X, K)
+    assert mine > 0
+    assert theirs == 0
+    assert all(found.role for found in fast.replaced(X, K))
+
+
+@pytest.mark.parametrize("name", [n for n in FUNCTIONS if n != "while"])
+def test_it_differentiates_and_batches_as_before(name):
+    fn = FUNCTIONS[name]
+    loss = lambda fn: lambda x, k: sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(fn(x, k)))
+    want = jax.grad(loss(fn), (0, 1))(X, K)
+    close(jax.grad(loss(accelerate(fn)), (0, 1))(X, K), want, atol=2e-3)
+    close(accelerate(jax.grad(loss(fn), (0, 1)))(X, K), want, atol=2e-3)
+    assert counts(jax.grad(loss(accelerate(fn)), (0, 1)), X, K)[1] == 0
+    if name != "custom_vjp":
+        close(jax.jvp(accelerate(fn), (X, K), (K.sum() * X, K))[1], jax.jvp(fn, (X, K), (K.sum() * X, K))[1])
+    xs = jnp.stack([X, X[::-1]])
+    close(jax.vmap(accelerate(fn), (0, None))(xs, K), jax.vmap(fn, (0, None))(xs, K))
+
+
+def test_gradients_that_are_taken_are_recognised():
+    """A strided depthwise layer: what lax derives is zero-inserted, and grouped over the batch."""
+    k = jnp.ones((3, 3, 1, 6))
+    loss = lambda x, k: jnp.sum(conv(x, k, (2, 2), groups=6) ** 2)
+    found = accelerate(jax.grad(loss, (0, 1))).replaced(X, k)
+    spec = jconv.ConvSpec(X.shape, k.shape, 2, feature_group_count=6)
+    roles = [(r.role, r.spec) for r in found]
+    assert [role for role, _ in roles].count("kernel_grad") == 1
+    assert ("forward", spec) in roles
+    (gradient,) = (s for role, s in roles if role == "kernel_grad")
+    assert (gradient.x_shape, gradient.kernel_shape, gradient.feature_group_count) == (X.shape, k.shape, 6)
+    assert gradient.output_spatial == spec.output_spatial
+    (transposed,) = (s for role, s in roles if role == "forward" and s != spec)
+    assert transposed.input_dilation == (2, 2)
+
+
+def test_shard_map():
+    mesh = Mesh(np.array(jax.devices()[:2]), "d")
+    spread, whole = PartitionSpec("d"), PartitionSpec()
+
+    def step(x, k):
+        return lax.pmean(jax.grad(lambda k: jnp.sum(conv(x, k) ** 2))(k), "d")
+
+    options = {"mesh": mesh, "in_specs": (spread, whole), "out_specs": whole, "check_vma": False}
+    fn = jax.jit(jax.shard_map(step, **options))
+    fast = accelerate(fn)
+    close(fast(X, K), fn(X, K))
+    assert counts(fast, X, K)[1] == 0
+    checked = jax.jit(jax.shard_map(lambda x, k: lax.psum(conv(x, k).sum(), "d"), **{**options, "check_vma": True}))
+    close(accelerate(checked)(X, K), checked(X, K), rtol=1e-3)
+    assert counts(accelerate(checked), X, K)[1] == 0
+
+
+def test_what_surrounds_a_function_survives(capsys):
+    @functools.partial(jax.jit, static_argnums=2, static_argnames="mode", donate_argnums=0)
+    def fn(state, x, repeats, *, mode="a", scale=1.0):
+        jax.debug.print("{}", state["n"])
+        y = sum(conv(x, K) for _ in range(repeats)) * scale
+        return {"n": state["n"] + 1}, y if mode == "a" else -y, jax.random.normal(jax.random.key(0), (2,))
+
+    fast = accelerate(fn)
+    for mode in "ab":
+        state = {"n": jnp.zeros(8)}
+        new, y, drawn = fast(state, X, 2, mode=mode, scale=0.5)
+        jax.effects_barrier()
+        assert "0." in capsys.readouterr().out
+        assert state["n"].is_deleted()
+        want = fn({"n": jnp.zeros(8)}, X, 2, mode=mode, scale=0.5)
+        close((new, y, drawn), want)
+
+    calls = []
+    counted = accelerate(jax.jit(lambda x, scale: calls.append(1) or conv(x, K) * scale))
+    for scale in (0.5, 0.7):
+        close(counted(X, scale), conv(X, K) * scale)
+    assert len(calls) == 1  # a number that is no static argument is an input
+    typed = accelerate(lambda key, x: conv(x, K) + jax.random.normal(key, (8,)))
+    close(typed(jax.random.key(1), X), conv(X, K) + jax.random.normal(jax.random.key(1), (8,)))
+
+
+def test_what_is_left_is_said():
+    x = jnp.ones((2, 8, 8, 3), jnp.float8_e4m3fn)
+    k = jnp.ones((3, 3, 3, 4), jnp.float8_e4m3fn)
+    fn = lambda x, k: lax.conv_general_dilated(
+        x, k, (1, 1), "SAME", dimension_numbers=NHWC, preferred_element_type=jnp.float32
+    )
+    (found,) = accelerate(fn).replaced(x, k)
+    assert found.role is None
+    assert "left, its operands are float8_e4m3fn" in str(found)
+    np.testing.assert_array_equal(accelerate(fn)(x, k), fn(x, k))
+    (inner,) = accelerate(jax.jit(conv)).replaced(X, jax.ShapeDtypeStruct(K.shape, K.dtype))
+    assert inner.path[0].startswith(("jit", "pjit"))
+    assert str(inner).endswith("forward (in jit conv)")
+
+
+def test_nothing_to_replace():
+    fn = jax.jit(lambda x: {"y": jnp.sin(x) @ x})
+    x = jnp.ones((3, 3))
+    close(accelerate(fn)(x), fn(x))
+    assert accelerate(fn).replaced(x) == ()
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="fn: got 3, accepted is a function"):
+        accelerate(3)  # type: ignore
+    with pytest.raises(ValueError, match="algorithm: got 'fastest'"):
+        accelerate(conv, algorithm="fastest")
+    with pytest.raises(ValueError, match="feature dimension size"):
+        accelerate(conv)(X, K[:, :, :1])

@@ -1,0 +1,67 @@
+"""The drop-in for jax.lax: the same values, dtypes and errors."""
+
+import inspect
+import random
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import jconv
+from jconv import lax
+from tests import lax_grid
+
+NAMES = [name for name in dir(lax) if name.startswith("conv")]
+
+
+def test_what_jax_lax_has():
+    expected = {"conv", "conv_with_general_padding", "conv_general_dilated", "conv_general_dilated_local",
+                "conv_general_dilated_patches", "conv_transpose"}  # fmt: skip
+    assert set(NAMES) == expected
+    for name in NAMES:
+        assert inspect.signature(getattr(lax, name)) == inspect.signature(getattr(jax.lax, name))
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_random_arguments(block):
+    for i in range(block * 30, block * 30 + 30):
+        case = lax_grid.case(random.Random(i))
+        assert lax_grid.difference(case) is None, case
+
+
+X, K = (np.random.default_rng(i).standard_normal(s, np.float32) for i, s in enumerate(((2, 3, 9, 8), (4, 3, 3, 3))))
+CALLS = {
+    "conv": (X, K, (2, 1), "SAME"),
+    "conv_with_general_padding": (X, K, (1, 2), [(1, 0), (0, 2)], (2, 1), (1, 2)),
+    "conv_general_dilated": (X, K, (1, 1), "VALID"),
+    "conv_general_dilated_local": (X, np.ones((4, 27, 7, 6), np.float32), (1, 1), "VALID", (3, 3)),
+    "conv_general_dilated_patches": (X, (3, 2), (1, 2), "SAME"),
+    "conv_transpose": (X.transpose(0, 2, 3, 1), K.transpose(2, 3, 1, 0), (2, 3), "SAME"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_of_them(name):
+    mine, theirs = (getattr(module, name)(*CALLS[name]) for module in (lax, jax.lax))
+    np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    assert mine.dtype == theirs.dtype
+    text = str(
+        jax.make_jaxpr(lambda x: getattr(lax, name)(x, *CALLS[name][1:]))(X if "trans" not in name else CALLS[name][0])
+    )
+    assert "jconv[" in text
+    assert "conv_general_dilated[" not in text
+
+
+def test_errors_are_those_of_lax():
+    with pytest.raises(ValueError, match="lhs feature dimension size divided by feature_group_count must equal"):
+        lax.conv_general_dilated(X, K[:, :2], (1, 1), "SAME")
+    with pytest.raises(TypeError, match="missing a required argument"):
+        lax.conv_general_dilated(X, K)
+
+
+def test_a_depthwise_layer_in_another_layout_runs_jconvs_own():
+    x, k = jnp.ones((8, 64, 28, 28)), jnp.ones((64, 1, 3, 3))
+    fn = lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", feature_group_count=64)
+    chosen = jconv.select_algorithm((8, 28, 28, 64), (3, 3, 1, 64), feature_group_count=64, platform="cpu")
+    assert f"jconv.forward.{chosen.name}" in jax.jit(fn).lower(x, k).as_text(debug_info=True)
