@@ -333,13 +333,19 @@ def picture(records: list[Record], path: pathlib.Path) -> None:
         panel.axvline(1, color="black", linewidth=1, zorder=3)
         panel.set_xscale("log")
         low, high = panel.get_xlim()
-        panel.set_xlim(min(low / 1.6, 0.4), max(high * 2.2, 4))
+        left = min(max(low / 1.6, 0.1), 0.4)
+        panel.set_xlim(left, max(high * 2.2, 4))
+        for text in panel.texts:  # of a bar that leaves the panel
+            if text.get_position()[0] < 1.4 * left:
+                text.set(
+                    x=1.1 * left, horizontalalignment="left", bbox={"facecolor": "white", "linewidth": 0, "pad": 0.6}
+                )
         panel.set_title(role)
         panel.set_xlabel("times as fast as lax")
         panel.grid(axis="x", color="#cbd2d9", linewidth=0.5, zorder=0)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_yticks(places, layers)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(layers) - 0.4, -0.6)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
