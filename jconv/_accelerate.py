@@ -41,9 +41,28 @@ CONVOLUTION = "conv_general_dilated"
 
 @dataclasses.dataclass(frozen=True)
 class Replacement:
-    """What became of one convolution: its role and geometry where it was replaced, else why it was left.
+    """What became of one convolution of jax.lax, y(lhs, rhs): what it is computed as, or why it was left.
 
-    `path` names the functions around it, outermost first, as in ``("jit step", "scan")``.
+    Args:
+        path: the functions around it, outermost first, as in ``("jit step", "scan")``.
+        lhs_shape: of its first operand, in elements and in lax's order.
+        rhs_shape: of its second operand.
+        dtype: of both.
+        role: ``"forward"`` or ``"kernel_grad"``; None where it was left.
+        spec: the geometry that it is computed as.
+        why: the reason where it was left.
+
+    Returns:
+        A frozen record; `str` of it is a line to read.
+
+    Raises:
+        Nothing.
+
+    >>> print(Replacement(("scan",), (1, 3, 8, 8), (4, 3, 3, 3), "float32", why="there is nothing to compute"))
+    (1, 3, 8, 8) with (4, 3, 3, 3), float32: left, there is nothing to compute (in scan)
+
+    References:
+        `accelerate`.
     """
 
     path: tuple[str, ...]

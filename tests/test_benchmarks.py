@@ -108,7 +108,7 @@ def test_an_algorithm_that_does_not_cover_a_call_is_left_out(monkeypatch):
 
 def test_a_cell_behind_lax_is_measured_again(monkeypatch):
     calls = []
-    speeds = {"jconv": 0.5, "jconv+": 2.0, "lax": 1.0, "torch": 3.0, "flax": 1.0}
+    speeds = {"jconv": 0.5, "jconv+": 2.0, "lax": 1.0, "torch": 3.0, "haiku": 1.0}
 
     def interleave(runs, first, effort):
         calls.append((set(runs), effort.rounds))
@@ -120,15 +120,15 @@ def test_a_cell_behind_lax_is_measured_again(monkeypatch):
     assert calls == [(set(runs), 15), (set(harness.PRINCIPAL), 30)]
     assert found["jconv"]["rounds"] == 45
     assert [look["rounds"] for look in found["jconv"]["looks"]] == [15, 30]
-    assert "looks" not in found["flax"]
+    assert "looks" not in found["haiku"]
 
 
 def test_a_slow_call_gets_the_least_rounds():
-    counts = {"jconv": 0, "flax": 0}
+    counts = {"jconv": 0, "haiku": 0}
     runs = {name: (lambda name=name: counts.update({name: counts[name] + 1})) for name in counts}
     found = harness.interleave(runs, dict.fromkeys(counts, 2.0), harness.FULL)
-    assert counts == {"jconv": 2, "flax": 0}  # beside the call already made
-    assert {name: len(s) for name, s in found.items()} == {"jconv": 3, "flax": 1}
+    assert counts == {"jconv": 2, "haiku": 0}  # beside the call already made
+    assert {name: len(s) for name, s in found.items()} == {"jconv": 3, "haiku": 1}
 
 
 def fake(workload, role, candidate, ms):
