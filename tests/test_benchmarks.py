@@ -108,7 +108,7 @@ def test_an_algorithm_that_does_not_cover_a_call_is_left_out(monkeypatch):
 
 def test_a_cell_behind_lax_is_measured_again(monkeypatch):
     calls = []
-    speeds = {"jconv": 0.5, "jconv+": 2.0, "lax": 1.0, "torch": 3.0, "haiku": 1.0}
+    speeds = {"jconv": 0.5, "jconv+": 2.0, "lax": 1.0, "torch": 3.0, "flax": 4.0, "haiku": 1.0}
 
     def interleave(runs, first, effort):
         calls.append((set(runs), effort.rounds))
