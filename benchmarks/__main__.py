@@ -22,7 +22,7 @@ from benchmarks import harness, low_precision, machine, per_example, report, ste
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
 from benchmarks.peers.base import PLUGGED
-from benchmarks.peers.on_jax import jconv_peer
+from benchmarks.peers.on_jax import has_plugins, jconv_peer
 from benchmarks.workloads import WORKLOADS
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -55,10 +55,11 @@ class Results:
 def peers_of(names: list[str], algorithms: bool) -> tuple[list[Peer], list[report.Record]]:
     """jconv without and with plug-ins, and those of the others that are installed; a record for each that is not."""
     peers: list[Peer] = [jconv_peer()]
-    plugged = [plugin.name for plugin in jconv.plugins.plugins() if plugin.algorithm]
-    if plugged:
+    absent = []
+    if has_plugins():
         peers.append(jconv_peer("auto", PLUGGED))
-    absent = [] if plugged else [{"kind": "absent", "candidate": PLUGGED, "reason": "no plug-in is loaded"}]
+    else:
+        absent.append({"kind": "absent", "candidate": PLUGGED, "reason": "no plug-in is loaded"})
     for name in names:
         try:
             peers.append(PEERS[name]())

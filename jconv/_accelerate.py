@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ from jax import numpy as jnp
 
 from ._algorithms.base import Algorithms, Call, Role
 from ._conv import apply_role
-from ._dtypes import FLOATS, INTEGERS, KINDS
+from ._dtypes import FLOATS, INTEGERS, holds
 from ._primitive import ClosedJaxpr, Jaxpr, Literal, flatten_batch, jaxpr_as_fun
 from ._select import canonical, refusal
 from ._spec import ConvSpec
@@ -146,8 +146,7 @@ def _plan(lhs, rhs, out, params: dict[str, Any], algorithm: Algorithms) -> _View
     dtype, out_dtype = np.dtype(lhs.dtype), np.dtype(out.dtype)
     if dtype.name not in (*FLOATS, *INTEGERS) or rhs.dtype != dtype:
         return f"its operands are {lhs.dtype} and {rhs.dtype}"
-    same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(out_dtype, kind) for kind in KINDS)
-    if not same_kind or jnp.promote_types(dtype, out_dtype) != out_dtype:
+    if not holds(out_dtype, dtype):
         return f"its result is {out_dtype} for operands of {dtype}"
     if 0 in (*lhs.shape, *rhs.shape, *out.shape):
         return "there is nothing to compute"
@@ -160,12 +159,12 @@ def _plan(lhs, rhs, out, params: dict[str, Any], algorithm: Algorithms) -> _View
 
 
 # Jaxprs --------------------------------------------------------------------------------------------------
-def _inner(params: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _inner(eqn: Any) -> Iterator[Any]:
     """The jaxprs among the parameters of an equation."""
-    for name, value in params.items():
+    for value in eqn.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
             if isinstance(part, (ClosedJaxpr, Jaxpr)):
-                yield name, part
+                yield part
 
 
 def _open(jaxpr: Any) -> Any:
@@ -174,8 +173,7 @@ def _open(jaxpr: Any) -> Any:
 
 def _has_convolution(jaxpr: Any) -> bool:
     return any(
-        eqn.primitive.name == CONVOLUTION or any(_has_convolution(j) for _, j in _inner(eqn.params))
-        for eqn in _open(jaxpr).eqns
+        eqn.primitive.name == CONVOLUTION or any(map(_has_convolution, _inner(eqn))) for eqn in _open(jaxpr).eqns
     )
 
 
@@ -187,10 +185,11 @@ class _Replacer:
         self.found: list[Replacement] = []
         self.path: tuple[str, ...] = ()
 
-    def evaluate(self, jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        """What the jaxpr computes."""
+    def run(self, jaxpr: Any, args: Sequence[Any]) -> list[Any]:
+        """What a jaxpr computes, closed or without constants."""
         values: dict[Any, Any] = {}
         read = lambda v: v.val if isinstance(v, Literal) else values[v]
+        consts, jaxpr = getattr(jaxpr, "consts", ()), _open(jaxpr)
         values |= zip(jaxpr.constvars, consts, strict=True)
         values |= zip(jaxpr.invars, args, strict=True)
         for eqn in jaxpr.eqns:
@@ -199,15 +198,11 @@ class _Replacer:
             values |= zip(eqn.outvars, out, strict=True)
         return [read(v) for v in jaxpr.outvars]
 
-    def run(self, jaxpr: Any, args: Sequence[Any]) -> list[Any]:
-        """The same of one that may be closed."""
-        return self.evaluate(_open(jaxpr), getattr(jaxpr, "consts", ()), args)
-
     def equation(self, eqn: Any, args: list[Any]) -> Sequence[Any]:
         name = eqn.primitive.name
         if name == CONVOLUTION:
             return [self.convolution(eqn, *args)]
-        if any(_has_convolution(j) for _, j in _inner(eqn.params)):
+        if any(map(_has_convolution, _inner(eqn))):
             rebuild = getattr(self, f"_{name}", None)
             if rebuild is not None:
                 title = eqn.params.get("name")
@@ -236,7 +231,7 @@ class _Replacer:
 
     def leave(self, eqn: Any) -> None:
         """Notes every convolution inside an equation whose parts cannot be rebuilt."""
-        for _, inner in _inner(eqn.params):
+        for inner in _inner(eqn):
             for e in _open(inner).eqns:
                 if e.primitive.name == CONVOLUTION:
                     self.note(e, f"inside {eqn.primitive.name}, which is not opened")
@@ -256,10 +251,7 @@ class _Replacer:
     def _jit(self, eqn, args):
         return self._with(eqn, args, jaxpr=self.closed(eqn.params["jaxpr"]))
 
-    _pjit = _jit
-
-    def _scan(self, eqn, args):
-        return self._with(eqn, args, jaxpr=self.closed(eqn.params["jaxpr"]))
+    _scan = _jit
 
     def _while(self, eqn, args):
         changed = {name: self.closed(eqn.params[name]) for name in ("cond_jaxpr", "body_jaxpr")}
@@ -268,11 +260,9 @@ class _Replacer:
     def _cond(self, eqn, args):
         return self._with(eqn, args, branches=tuple(self.closed(branch) for branch in eqn.params["branches"]))
 
-    def _checkpoint(self, eqn, args):
+    def _remat2(self, eqn, args):
         options = {name: eqn.params[name] for name in ("prevent_cse", "policy")}
         return jax.checkpoint(lambda *args: self.run(eqn.params["jaxpr"], args), **options)(*args)
-
-    _remat = _remat2 = _checkpoint
 
     def _shard_map(self, eqn, args):
         p = eqn.params
@@ -310,20 +300,20 @@ class _Replacer:
         primal.defvjp(forward, backward)
         return primal(*args)
 
-    _custom_vjp_call_jaxpr = _custom_vjp_call
-
     def again(self, fn: Callable[..., Any], *args: Any) -> Any:
         """`fn`, traced and evaluated with its convolutions replaced."""
         leaves, tree = jax.tree.flatten(args)
-        empty = [jnp.result_type(leaf) == jax.dtypes.float0 for leaf in leaves]  # tangents of integers
-        inputs = [leaf for leaf, no in zip(leaves, empty, strict=True) if not no]
-
-        def flat(*inputs):
-            found = iter(inputs)
-            return fn(*tree.unflatten(leaf if no else next(found) for leaf, no in zip(leaves, empty, strict=True)))
-
+        is_input = lambda leaf: jnp.result_type(leaf) != jax.dtypes.float0  # which the tangents of integers are
+        inputs = list(filter(is_input, leaves))
+        flat = lambda *inputs: fn(*tree.unflatten(_filled(leaves, is_input, inputs)))
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*inputs)
         return jax.tree.structure(shape).unflatten(self.run(closed, inputs))
+
+
+def _filled(leaves: list[Any], is_input: Callable[[Any], bool], inputs: Iterable[Any]) -> list[Any]:
+    """The leaves with the inputs in their places."""
+    found = iter(inputs)
+    return [next(found) if is_input(leaf) else leaf for leaf in leaves]
 
 
 def bind(eqn: Any, args: list[Any]) -> list[Any]:
@@ -380,18 +370,17 @@ class Accelerated:
         return self._traced(leaves, tree, _is_array)
 
     def _traced(self, leaves: list[Any], tree: Any, is_input: Callable[[Any], bool]) -> tuple[_Traced, list[Any]]:
-        inputs = [leaf for leaf in leaves if is_input(leaf)]
+        inputs = list(filter(is_input, leaves))
         key = None
         if self._jitted:
             rest = tuple((type(leaf), leaf) for leaf in leaves if not is_input(leaf))
             context = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision)  # type: ignore
-            key = (tree, rest, tuple(is_input(leaf) for leaf in leaves), *map(jax.typeof, inputs), context)
+            key = (tree, rest, tuple(map(is_input, leaves)), *map(jax.typeof, inputs), context)
             if key in self._kept:
                 return self._kept[key], inputs
 
         def flat(*inputs: Any) -> Any:
-            found = iter(inputs)
-            args, kwargs = tree.unflatten(next(found) if is_input(leaf) else leaf for leaf in leaves)
+            args, kwargs = tree.unflatten(_filled(leaves, is_input, inputs))
             return self._fn(*args, **kwargs)
 
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*inputs)
@@ -417,7 +406,7 @@ class Accelerated:
 def _runner(closed: Any) -> Callable[..., Any]:
     """A function that computes the jaxpr; where that is one jitted call of its inputs, jitted as that is."""
     jaxpr = closed.jaxpr
-    if len(jaxpr.eqns) == 1 and jaxpr.eqns[0].primitive.name in ("jit", "pjit") and not closed.consts:
+    if len(jaxpr.eqns) == 1 and jaxpr.eqns[0].primitive.name == "jit" and not closed.consts:
         (eqn,) = jaxpr.eqns
         shardings = (*eqn.params["in_shardings"], *eqn.params["out_shardings"])
         plain = all("Unspecified" in type(sharding).__name__ for sharding in shardings)

@@ -26,6 +26,12 @@ def digits(dtype: Any) -> int:
     return jnp.finfo(dtype).nmant + 1
 
 
+def holds(wide: Any, dtype: Any) -> bool:
+    """Whether ``wide`` is of the same kind as ``dtype`` and holds all of its values."""
+    same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(wide, kind) for kind in KINDS)
+    return same_kind and (wide == dtype or jnp.promote_types(dtype, wide) == wide)
+
+
 def keeps_64_bits(*dtypes: Any) -> contextlib.AbstractContextManager:
     """What 64-bit dtypes need to stay so outside the context that made them, as they do for lax."""
     wide = any(np.dtype(dtype).name in ("float64", "complex128", "int64", "uint64") for dtype in dtypes)
@@ -58,8 +64,7 @@ def result_dtype(dtype: np.dtype, preferred_element_type: Any) -> np.dtype:
     if preferred_element_type is None:
         return accumulator(dtype) if jnp.issubdtype(dtype, jnp.integer) else dtype
     preferred = jax.dtypes.canonicalize_dtype(preferred_element_type)
-    same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(preferred, kind) for kind in KINDS)
-    if not same_kind or (preferred != dtype and jnp.promote_types(dtype, preferred) != preferred):
+    if not holds(preferred, dtype):
         raise TypeError(
             f"preferred_element_type: got {preferred} for operands of {dtype}; accepted is a dtype of the same kind "
             "that holds all of its values."

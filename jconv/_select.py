@@ -57,19 +57,20 @@ def operand_bytes(call: Call) -> int:
 # Names ---------------------------------------------------------------------------------------------------
 def parts_of(name: str) -> tuple[list[str], Algorithm]:
     """The reductions and the algorithm of a plan; ValueError, with the nearest name, where there is none."""
-    accepted = (*CHOOSERS, *algorithms(), *(f"{r}{SEPARATOR}..." for r in REDUCTIONS))
+    known = algorithms()
+    accepted = (*CHOOSERS, *known, *(f"{r}{SEPARATOR}..." for r in REDUCTIONS))
     if not isinstance(name, str):
         raise ValueError(f"algorithm: got {name!r}, {nearest(name, accepted)}")
     *reductions, last = name.split(SEPARATOR)
     for reduction in reductions:
         if reduction not in REDUCTIONS:
             raise ValueError(f"algorithm: got {name!r}, where {reduction!r} is no reduction; {nearest(name, accepted)}")
-    if last not in algorithms():
+    if last not in known:
         hint = (
             f" {last!r} is a reduction: add what computes the rest, as in '{last}+xla'." if last in REDUCTIONS else ""
         )
         raise ValueError(f"algorithm: got {name!r}, {nearest(name, accepted)}{hint}")
-    return reductions, algorithms()[last]
+    return reductions, known[last]
 
 
 def canonical(algorithm: str | Algorithms) -> Algorithms:

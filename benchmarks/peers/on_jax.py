@@ -146,10 +146,14 @@ def jconv_peer(algorithm: str = "portable", name: str = "jconv") -> JaxPeer:
     return JaxPeer(name, layer, facts)
 
 
+def has_plugins() -> bool:
+    return any(plugin.algorithm for plugin in jconv.plugins.plugins())
+
+
 def candidates(spec: jconv.ConvSpec) -> dict[str, Callable[..., jax.Array]]:
     """lax, and jconv without and with plug-ins where there are any, as functions of image and kernel."""
     found = {"lax": lax_conv(spec), "jconv": functools.partial(jconv.conv, algorithm="portable", **options(spec))}
-    if any(plugin.algorithm for plugin in jconv.plugins.plugins()):
+    if has_plugins():
         found[PLUGGED] = functools.partial(jconv.conv, **options(spec))
     return found
 

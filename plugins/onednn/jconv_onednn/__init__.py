@@ -21,6 +21,7 @@ import jaxlib
 import numpy as np
 from jax import numpy as jnp
 
+from jconv import ConvSpec
 from jconv.plugins import Algorithm, Call, Work, matmul_work
 
 TARGET = "jconv_onednn_convolve"
@@ -39,10 +40,10 @@ def _open() -> ctypes.CDLL:
     return ctypes.CDLL(str(pathlib.Path(__file__).with_name(LIBRARY)))
 
 
-def versions() -> tuple[tuple[int, ...], tuple[int, ...]]:
+def versions(found: ctypes.CDLL | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The version of oneDNN, and that of XLA's foreign-function interface which the library was compiled with."""
     numbers = (ctypes.c_int64 * 5)()
-    _open().jconv_onednn_versions(numbers)
+    (found or library()).jconv_onednn_versions(numbers)
     return tuple(numbers[:3]), tuple(numbers[3:])
 
 
@@ -56,7 +57,7 @@ def interface() -> tuple[int, ...]:
 def library() -> ctypes.CDLL:
     """The library, its handler known to XLA. An older interface than jaxlib's is served, a newer one is not."""
     found = _open()
-    (_, built), here = versions(), interface()
+    (_, built), here = versions(found), interface()
     if built[0] != here[0] or built > here:
         text = "{}.{}".format
         raise RuntimeError(
@@ -68,15 +69,18 @@ def library() -> ctypes.CDLL:
 
 
 # Problems ------------------------------------------------------------------------------------------------
+def _spatial(spec: ConvSpec) -> tuple[int, ...]:
+    """The image's sizes after pads below zero are carried out."""
+    return tuple(n + min(0, low) + min(0, high) for n, (low, high) in zip(spec.spatial, spec.padding, strict=True))
+
+
 def _shapes(call: Call) -> dict[str, tuple[int, ...]]:
     """x, kernel and y as oneDNN is given them: pads below zero carried out, and two spatial axes where there is one."""
     spec = call.spec
-    cut = [min(0, low) + min(0, high) for low, high in spec.padding]
-    spatial = tuple(n + c for n, c in zip(spec.spatial, cut, strict=True))
     extra = (1,) if spec.rank == 1 else ()
     (batch,) = spec.batch_shape
     return {
-        "x": (batch, *extra, *spatial, spec.in_features),
+        "x": (batch, *extra, *_spatial(spec), spec.in_features),
         "k": (*extra, *spec.kernel_shape),
         "y": (batch, *extra, *spec.output_spatial, spec.out_features),
     }
@@ -170,9 +174,7 @@ def _run(a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
     )
     spec = call.spec
     if call.role == "input_grad":
-        cut = [min(0, low) + min(0, high) for low, high in spec.padding]
-        spatial = (n + c for n, c in zip(spec.spatial, cut, strict=True))
-        return _cropped(out.reshape(*spec.batch_shape, *spatial, spec.in_features), call, back=True)
+        return _cropped(out.reshape(*spec.batch_shape, *_spatial(spec), spec.in_features), call, back=True)
     return out.reshape(spec.kernel_shape if call.role == "kernel_grad" else spec.output_shape)
 
 

@@ -2,8 +2,9 @@
 //
 // Images are [batch, *spatial, channels] and kernels [*window, in / groups, (group, out / groups)], two or three spatial
 // axes. oneDNN takes both as they lie in memory, described by strides; it chooses the layout in which it wants the
-// kernel, and what has to be reordered is reordered inside the call, in scratch memory that XLA allocates as a second result. Planning a
-// shape takes milliseconds, so plans are kept: the latest kPlans of them, behind a lock that is not held while one runs.
+// kernel, and what has to be reordered is reordered inside the call, in scratch memory that XLA allocates as a second
+// result. Planning a shape takes milliseconds, so plans are kept: the latest kPlans of them, behind a lock that is not
+// held while one runs.
 //
 // No exception leaves this file: each becomes an error of XLA that says what was asked for.
 
@@ -122,7 +123,6 @@ const dnnl::engine& engine() {
 
 // Something planned: what the convolution takes, in which layouts.
 struct Described {
-  dnnl_primitive_desc_t unused = nullptr;
   std::array<memory::desc, 3> wants;
   memory::desc scratchpad;
   std::string implementation;
@@ -150,27 +150,22 @@ Described describe(const Problem& p, const std::array<memory::desc, 3>& md, bool
                                                      p.high, attr);
   };
   auto of_operand = [&](const memory::desc& m) {  // the hint of a gradient has one dtype throughout
-    memory::desc copy = m;
-    if (m.get_data_type() == type_of(p.operand_type)) return copy;
-    return memory::desc(m.get_dims(), type_of(p.operand_type), m.get_format_kind() == memory::format_kind::any
-                            ? memory::dims{} : m.get_strides());
+    const auto type = type_of(p.operand_type);
+    return m.get_format_kind() == memory::format_kind::any ? memory::desc(m.get_dims(), type, memory::format_tag::any)
+                                                           : memory::desc(m.get_dims(), type, m.get_strides());
   };
   if (p.role == kForward) {
     auto pd = hint(md[kX], md[kK], md[kY], dnnl::prop_kind::forward_inference);
     d.wants = {pd.src_desc(), pd.weights_desc(), pd.dst_desc()};
     fill<decltype(pd), dnnl::convolution_forward>(d, pd, make);
   } else if (p.role == kInputGrad) {
-    auto x = md[kX].get_format_kind() == memory::format_kind::any
-                 ? memory::desc(md[kX].get_dims(), type_of(p.operand_type), memory::format_tag::any)
-                 : of_operand(md[kX]);
-    auto forward = hint(x, md[kK], md[kY], dnnl::prop_kind::forward_training);
+    auto forward = hint(of_operand(md[kX]), md[kK], md[kY], dnnl::prop_kind::forward_training);
     auto pd = dnnl::convolution_backward_data::primitive_desc(engine(), direct, md[kX], md[kK], md[kY], p.strides,
                                                               dilates, p.low, p.high, forward, attr);
     d.wants = {pd.diff_src_desc(), pd.weights_desc(), pd.diff_dst_desc()};
     fill<decltype(pd), dnnl::convolution_backward_data>(d, pd, make);
   } else {
-    auto k = memory::desc(md[kK].get_dims(), type_of(p.operand_type), memory::format_tag::any);
-    auto forward = hint(md[kX], k, md[kY], dnnl::prop_kind::forward_training);
+    auto forward = hint(md[kX], of_operand(md[kK]), md[kY], dnnl::prop_kind::forward_training);
     auto pd = dnnl::convolution_backward_weights::primitive_desc(engine(), direct, md[kX], md[kK], md[kY], p.strides,
                                                                  dilates, p.low, p.high, forward, attr);
     d.wants = {pd.src_desc(), pd.diff_weights_desc(), pd.diff_dst_desc()};
