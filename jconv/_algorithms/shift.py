@@ -25,18 +25,19 @@ import functools
 import itertools
 import math
 import operator
+from collections.abc import Callable, Sequence
 
 import jax
+import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work, apart, grouped, zeros
+from .base import Algorithm, Call, Work, apart, grouped, pad
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
 ONES = 8  # rows of ones; XLA turns a product with one row back into a sum
-UNROLLED = 9  # taps of the kernel's gradient that are written out; of more, one row after the other in a loop
 MAX_TERMS = 128  # multiply-adds for one output; more would take long to compile
 
 
@@ -92,100 +93,114 @@ def input_grad(g, kernel, call: Call):
     return _pass(g, weights, "p", outputs, inputs, call)
 
 
-def _tap(x, g, choice, phases, call: Call):
-    """k_bar of one tap, [i, g, c]; `choice` holds, for each axis, its phase r and where x starts.
+def _summed(x_part: Callable, g_part: Callable, counts: Sequence[int], most: int, call: Call):
+    """The sum of x[..., g, i] g[..., g, c] over batch and space, for one tap.
 
-    Sums x[..., g, i] g[..., g, c] over batch and space by slabs of the longest axis.
+    `x_part` and `g_part` give what that tap pairs of them from one position of the longest axis to another.
     """
-    spec = call.spec
     groups, inputs, outputs = _sizes(call)
-    counts = [-(-(axis.o - r) // phase.step) for (r, _), axis, phase in zip(choice, spec.axes, phases, strict=True)]
-    longest = max(range(len(counts)), key=lambda i: counts[i], default=0)
-    size = counts[longest] if counts else 1
-    # XLA splits longer sums of slices of more axes, and strided slices take it longer to compile.
-    most = FOLD // 2 if spec.rank > 2 or any(phase.other > 1 for phase in phases) else FOLD
+    size = max(counts, default=1)
     slabs = next((f for f in range(most, most // 2, -1) if size % f == 0), min(size, most))
     rows = size // slabs
 
-    def part(array, starts, steps, low, high):
-        begin, limit = [], []
-        for i, (start, step, count) in enumerate(zip(starts, steps, counts, strict=True)):
-            first, last = (low, high - 1) if i == longest else (0, count - 1)
-            begin.append(start + first * step)
-            limit.append(start + last * step + 1)
-        bounds = (0, *begin, 0), (array.shape[0], *limit, array.shape[-1]), (1, *steps, 1)
-        return lax.slice(array, *bounds).astype(call.accumulator)
-
     def product(low, high):
-        a = part(x, [start for _, start in choice], [phase.other for phase in phases], low, high)
-        b = part(g, [r for r, _ in choice], [phase.step for phase in phases], low, high)
+        a, b = (part(low, high).astype(call.accumulator) for part in (x_part, g_part))
         if inputs == outputs == 1:
             return a * b
         return grouped(a, groups).swapaxes(-1, -2)[..., None] * grouped(b, groups)[..., None, :, :]
 
-    def summed(array):
+    def added(array):
         """Over batch and space, as a product with ones: XLA would draw all the terms above into a plain sum."""
         rows = array.reshape(-1, inputs * groups * outputs)
         ones = jnp.ones((ONES, rows.shape[0]), rows.dtype)
         return jnp.matmul(ones, rows, precision="highest", preferred_element_type=rows.dtype)[0]
 
-    total = summed(functools.reduce(operator.add, (product(j * rows, (j + 1) * rows) for j in range(slabs))))
-    if rows * slabs < size:
-        total = total + summed(product(rows * slabs, size))
-    return total.reshape(inputs, groups, outputs)
+    total = added(functools.reduce(operator.add, (product(j * rows, (j + 1) * rows) for j in range(slabs))))
+    return total + added(product(rows * slabs, size)) if rows * slabs < size else total
+
+
+def _bounds(starts, steps, counts, low, high):
+    """Where a part begins and ends on each spatial axis, and its shape; `low` to `high` of the longest one."""
+    longest = max(range(len(counts)), key=lambda i: counts[i], default=0)
+    first = [low if i == longest else 0 for i in range(len(counts))]
+    shape = [high - low if i == longest else count for i, count in enumerate(counts)]
+    begin = [start + step * f for start, step, f in zip(starts, steps, first, strict=True)]
+    return begin, [b + step * (n - 1) + 1 for b, step, n in zip(begin, steps, shape, strict=True)], shape
 
 
 def kernel_grad(x, g, call: Call):
-    _, inputs, outputs = _sizes(call)
-    if inputs * outputs == 1:
-        return _kernel_grad(x, g, call)
-    result = jax.ShapeDtypeStruct(call.spec.kernel_shape, call.accumulator)
-    return apart(functools.partial(_kernel_grad, call=call), result, x, g, call=call)
+    axes = call.spec.axes
+    x, lows = padded(x, axes, "o")
+    if any(axis.phases("o").step > 1 for axis in axes):
+        return _written_out(x, g, lows, call)
+    starts = [[start + low for _, start in axis.phases("o").taps[0]] for axis, low in zip(axes, lows, strict=True)]
+    return _looped(x, g, starts, call)
 
 
-def _kernel_grad(x, g, call: Call):
-    spec = call.spec
-    phases = [axis.phases("o") for axis in spec.axes]
-    x, lows = padded(x, spec.axes, "o")
+def _looped(x, g, starts, call: Call):
+    """One tap after the other: a loop compiles in the time of one, and none of them meets a hole in g.
 
+    A slice that vectorises has no stride and begins anywhere: so x is split by the remainders of its positions, all of
+    which each stride steps over. Nor may it be cut out of another one.
+    """
+    spec, batch = call.spec, x.shape[0]
+    strides, rank, counts = spec.strides, spec.rank, [axis.o for axis in spec.axes]
+    space = [-(-n // s) for n, s in zip(x.shape[1:-1], strides, strict=True)]
+    if math.prod(strides) > 1:
+        x = pad(x, 1, *((0, n * s - size) for n, s, size in zip(space, strides, x.shape[1:-1], strict=True)))
+        x = x.reshape(batch, *itertools.chain(*zip(space, strides, strict=True)), x.shape[-1])
+        x = x.transpose(*range(2, 2 * rank + 1, 2), 0, *range(1, 2 * rank, 2), 2 * rank + 1)
+    x = x.reshape(-1, batch, *space, x.shape[-1])  # [remainders, batch, *positions, channels]
+
+    def place(tap):
+        remainder = 0
+        for start, step in zip(tap, strides, strict=True):
+            remainder = remainder * step + start % step
+        return remainder, *(start // step for start, step in zip(tap, strides, strict=True))
+
+    ones = (1,) * rank
+
+    def turn(place):
+        def x_part(low, high):
+            begin, _, shape = _bounds(place[1:], ones, counts, low, high)
+            # An index that is known helps to vectorise.
+            remainder = place[0] if x.shape[0] > 1 else 0
+            return lax.dynamic_slice(x, (remainder, 0, *begin, 0), (1, batch, *shape, x.shape[-1]))[0]
+
+        def g_part(low, high):
+            begin, end, _ = _bounds((0,) * rank, ones, counts, low, high)
+            return lax.slice(g, (0, *begin, 0), (batch, *end, g.shape[-1]))
+
+        return _summed(x_part, g_part, counts, FOLD if rank < 3 else FOLD // 2, call)
+
+    places = np.array([place(tap) for tap in itertools.product(*starts)], np.int32)
+    return lax.map(lambda p: turn([p[i] for i in range(rank + 1)]), places).reshape(spec.kernel_shape)
+
+
+def _written_out(x, g, lows, call: Call):
+    """The same where the input is dilated: each tap meets other outputs, every step-th of them, or none."""
+    axes = call.spec.axes
+    phases = [axis.phases("o") for axis in axes]
+    steps, others = [phase.step for phase in phases], [phase.other for phase in phases]
     where = []  # for each axis and tap: (phase, start), or None where the tap meets nothing
-    for axis, phase, low in zip(spec.axes, phases, lows, strict=True):
+    for axis, phase, low in zip(axes, phases, lows, strict=True):
         found = {t: (r, start + low) for r, taps in enumerate(phase.taps) for t, start in taps if r < axis.o}
         where.append([found.get(t) for t in range(axis.k)])
-    zero = jnp.zeros((spec.kernel_shape[-2], spec.feature_group_count, _sizes(call)[2]), call.accumulator)
 
-    def written_out(x, per_axis):
-        return jnp.stack([zero if None in c else _tap(x, g, c, phases, call) for c in itertools.product(*per_axis)])
+    def tap(choice):
+        counts = [-(-(axis.o - r) // step) for (r, _), axis, step in zip(choice, axes, steps, strict=True)]
 
-    total, first = math.prod(spec.window), spec.axes[0] if spec.rank else None
-    if first is None or total <= UNROLLED or first.q > 1:
-        out = written_out(x, where)
-    else:
-        rest = total // first.k
-        # Taps of the first axis in one turn of the loop: as few computations as possible in all.
-        rows = min(range(max(1, UNROLLED // rest // 2), max(1, UNROLLED // rest) + 1), key=lambda r: r + first.k % r)
-        turns = first.k // rows
-        length = (first.o - 1) * first.s + (rows - 1) * first.d + 1
-        parts = []
-        if turns:
+        def part(array, starts, steps, low, high):
+            begin, end, _ = _bounds(starts, steps, counts, low, high)
+            return lax.slice(array, (0, *begin, 0), (array.shape[0], *end, array.shape[-1]), (1, *steps, 1))
 
-            def window(i):
-                return lax.dynamic_slice_in_dim(x, i * rows * first.d, length, axis=1)
+        x_part = functools.partial(part, x, [start for _, start in choice], others)
+        g_part = functools.partial(part, g, [r for r, _ in choice], steps)
+        return _summed(x_part, g_part, counts, FOLD // 2, call)
 
-            def turn(i, state):
-                # What the taps of this turn reach is carried from the turn before: a buffer, whose slices vectorise. A
-                # slice at a position that is only known when it runs does not.
-                part, out = state
-                found = written_out(part, [[(0, j * first.d) for j in range(rows)], *where[1:]])
-                return window(i + 1), lax.dynamic_update_slice_in_dim(out, found[None], i, axis=0)
-
-            start = zeros((turns, rows * rest, *zero.shape), call.accumulator, x, g)
-            _, found = lax.fori_loop(0, turns, turn, (window(0), start))
-            parts.append(found.reshape(turns * rows * rest, *zero.shape))
-        if turns * rows < first.k:
-            parts.append(written_out(x, [where[0][turns * rows :], *where[1:]]))
-        out = jnp.concatenate(parts)
-    return out.reshape(spec.kernel_shape)
+    zero = jnp.zeros(math.prod(call.spec.kernel_shape[-2:]), call.accumulator)
+    out = [zero if None in choice else tap(choice) for choice in itertools.product(*where)]
+    return jnp.stack(out).reshape(call.spec.kernel_shape)
 
 
 def supports(call: Call) -> str | None:
@@ -215,14 +230,13 @@ def work(call: Call) -> Work:
     waste = max(1.0, 16 / lanes) * (1 if contracted == 1 else 1.5)  # one channel of several is a strided read
     if call.role == "kernel_grad":
         left = macs / FOLD
-        turns = 0 if taps <= UNROLLED else max(1, spec.window[0] // max(1, UNROLLED * spec.window[0] // taps))
-        kept = left * item if not turns else left * item / turns
+        copies = 2 if math.prod(spec.strides) > 1 else 1
         return Work(
             vector=4 * waste * macs,
             scalar=left * 0.5,
-            bytes=2.0 * read * item * (1 + turns) + 2 * left * item,
+            bytes=2.0 * copies * read * item + 2 * left * item,
             launches=2 * taps,
-            workspace=int(1.1 * read * item * (2 if turns else 1) + 2 * kept),
+            workspace=int(1.1 * copies * read * item + 2 * left * item / taps),
         )
     pieces = math.prod(axis.phases("o" if call.role == "forward" else "p").step for axis in spec.axes)
     return Work(

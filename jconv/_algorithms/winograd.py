@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 from fractions import Fraction
 
 import jax
@@ -116,18 +117,25 @@ def _axes(spec: ConvSpec) -> list[int]:
     return [i for i, k in enumerate(spec.window) if k > 1]
 
 
-def _points(a: jax.Array, axes: list[int], matrix: np.ndarray, step: int, counts: list[int]) -> jax.Array:
+def _points(
+    a: jax.Array, axes: list[int], matrix: np.ndarray, step: int, counts: list[int], brief: bool = False
+) -> jax.Array:
     """`matrix` applied to the tiles of each axis: [b, *spatial, c] to [points, b * tiles, c].
 
     Tile j of an axis starts at j * step and has as many elements as `matrix` has columns. The last axis goes first, so
     that the points of the first are the outermost; what lies before and after an axis is taken as one axis each, which
-    takes XLA less time to compile.
+    takes XLA less time to compile. `brief` takes it a quarter less still, and 5 % longer to run: along the first axis
+    the points are one sum with factors, instead of a sum of its own for each.
     """
     n, shape = matrix.shape[1], list(a.shape)
     for axis, count in reversed(list(zip(axes, counts, strict=True))):
         a = a.reshape(-1, shape[1 + axis], math.prod(shape[2 + axis :]))
         parts = [lax.slice_in_dim(a, i, i + step * (count - 1) + 1, step, axis=1) for i in range(n)]
-        a = jnp.stack(_combine(matrix, parts))
+        if brief and axis == axes[0]:
+            factors = jnp.asarray(matrix[..., None, None, None], a.dtype)
+            a = functools.reduce(operator.add, (factors[:, i] * part for i, part in enumerate(parts)))
+        else:
+            a = jnp.stack(_combine(matrix, parts))
         shape[1 + axis] = count
     return a.reshape(len(matrix) ** len(axes), -1, shape[-1])
 
@@ -137,13 +145,13 @@ def _geometry(spec: ConvSpec, m: int):
     return axes, [-(-spec.axes[i].o // m) for i in axes]
 
 
-def _tiles_of_image(x, spec: ConvSpec, m: int, bt: np.ndarray):
+def _tiles_of_image(x, spec: ConvSpec, m: int, bt: np.ndarray, brief: bool = False):
     axes, counts = _geometry(spec, m)
     ends = []
     for i, axis in enumerate(spec.axes):
         length = m * counts[axes.index(i)] + bt.shape[0] - m if i in axes else axis.o
         ends.append((axis.lo, length - axis.lo - axis.n))
-    return _points(pad(x, 1, *ends), axes, bt, m, counts)
+    return _points(pad(x, 1, *ends), axes, bt, m, counts, brief)
 
 
 def _each_axis(matrix: np.ndarray, axes: list[int], a: jax.Array) -> jax.Array:
@@ -224,10 +232,10 @@ def kernel_grad(x, g, call: Call, m: int):
 
     def block(x, y):
         x, y = x.astype(dtype), y.astype(dtype)
-        v = _tiles_of_image(x, spec, m, bt)
+        v = _tiles_of_image(x, spec, m, bt, brief=True)  # two images are transformed here
         tiles = dict(zip(axes, counts, strict=True))
         ends = [(0, m * tiles[i] - axis.o if i in tiles else 0) for i, axis in enumerate(spec.axes)]
-        u = _points(pad(y, 1, *ends), axes, at.T, m, counts)
+        u = _points(pad(y, 1, *ends), axes, at.T, m, counts, brief=True)
         if v.shape[-1] >= u.shape[-1]:  # the operand of fewer channels first
             return jnp.swapaxes(einsum("jbc,jbi->jci", u, v, call), 1, 2)
         return einsum("jbi,jbc->jic", v, u, call)

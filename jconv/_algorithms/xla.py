@@ -134,12 +134,17 @@ def work(call: Call) -> Work:
         macs *= math.prod(spec.strides)
         if groups > 1:
             return Work(scalar=SCALAR_STEP * macs * (groups if inputs * outputs > 1 else 1), launches=2)
-        # Both operands are transposed, then patches are gathered in runs of the batch, which cost less where runs are
-        # long, where one plane of the image stays in the innermost cache, and along one axis.
+        # Both operands are transposed, then patches are gathered in runs of the batch: so much a run and an element,
+        # more where the image does not fit into the cache of a core, and a product of many rows visits it everywhere.
         elements = math.prod(spec.x_shape) + math.prod(spec.output_shape)
-        plane = math.prod(spec.spatial) * batch * call.dtype.itemsize
-        runs = rows * depth * min(1.0, plane / 16384) * min(1.0, max(0.25, 16 / max(1, batch)))
-        gathered = 0.5 * rows * depth + 2 * elements if spec.rank == 1 else 5.2 * runs + 6.0 * elements
+        if spec.rank == 1:
+            gathered = 0.5 * rows * depth + 2 * elements
+        else:
+            item = call.dtype.itemsize
+            outside = min(1.0, max(0.0, math.prod(spec.x_shape) * item / CORE_CACHE - 0.75)) * min(1.0, rows / 400)
+            moved = 1.0 if elements * item < CORE_CACHE else 3.2
+            step = 0.7 + min(1.0, batch / 64) + 2.0 * outside + (4.0 if math.prod(spec.strides) > 1 else 0.0)
+            gathered = rows * depth * (5.0 / max(1, batch) + step) + moved * elements
         products = matmul_work(rows, depth, 3 * columns) / 3 * (1 if spec.rank <= 2 else 10)
         return Work(products=products, scalar=gathered, launches=2, workspace=elements * call.dtype.itemsize)
     if call.role == "input_grad":
@@ -181,6 +186,7 @@ def work(call: Call) -> Work:
     return Work(products=products, scalar=gathered / steps, bytes=packed / steps, launches=2)
 
 
+CORE_CACHE = 2 << 20  # bytes
 SCALAR_STEP = 3.0  # of a multiply-add in a loop that recomputes its indices
 
 ALGORITHM = Algorithm("xla", forward, input_grad, kernel_grad, supports, work)
