@@ -1,6 +1,7 @@
 """jconv: convolution for JAX as pure functions, with a good algorithm for every shape, role and platform."""
 
 from . import initializers as initializers
+from . import interop as interop
 from . import lax as lax
 from . import layers as layers
 from . import plugins as plugins
@@ -19,6 +20,8 @@ from ._pool import avg_pool as avg_pool
 from ._pool import global_avg_pool as global_avg_pool
 from ._pool import global_max_pool as global_max_pool
 from ._pool import max_pool as max_pool
+from ._signal import convolve as convolve
+from ._signal import correlate as correlate
 from ._spec import ConvSpec as ConvSpec
 from ._tune import tune as tune
 from ._version import __version__ as __version__

@@ -104,6 +104,18 @@ def _padded_spec(spec: ConvSpec, modes: tuple[str, ...]) -> ConvSpec:
     return spec.replace(x_shape=(*spec.batch_shape, *space, spec.in_features), padding=tuple(pads))
 
 
+def _input_grad(g, kernel, spec: ConvSpec, padding_mode, algorithm, precision, out_dtype):
+    """The cotangent of x: that of the padded image, and then what padding is transposed."""
+    modes = padding_mode_per_axis(padding_mode, spec.rank)
+    x_bar = apply_role("input_grad", g, kernel, _padded_spec(spec, modes), algorithm, precision, out_dtype)
+    if set(modes) - {"zeros"}:
+        # what is transposed at: of the image's shape, sharded and varying as x_bar is; its values do not matter
+        at = jnp.sum(x_bar, axis=tuple(range(len(spec.batch_shape), x_bar.ndim)), keepdims=True, dtype=out_dtype)
+        at = jnp.broadcast_to(at, spec.x_shape)
+        (x_bar,) = jax.linear_transpose(lambda x: _pad_by_mode(x, spec, modes), at)(x_bar)
+    return x_bar
+
+
 def _matches(name: str, array, shape: tuple[int, ...], why: str) -> None:
     if tuple(array.shape) != tuple(shape):
         got, hint = tuple(array.shape), ""
@@ -230,6 +242,7 @@ def conv_transpose(
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
     output_padding: int | Sequence[int] | None = None,
     output_shape: Sequence[int] | None = None,
     kernel_dilation: int | Sequence[int] = 1,
@@ -254,6 +267,8 @@ def conv_transpose(
         strides: factor by which the image grows; one integer, or one for each spatial axis.
         padding: as for `conv`. With names the output has ``size * stride`` elements (``"VALID"``: at least so many),
             with explicit pads ``(size - 1) stride + span - low - high``, the smallest possible.
+        padding_mode: as for `conv`, of the convolution that is transposed; what it took from beyond an edge is added
+            where it was taken from.
         output_padding: elements more than the smallest possible size, 0 to stride - 1, for each spatial axis.
         output_shape: the spatial sizes of the output, instead of `output_padding`.
         kernel_dilation: distance between taps, in elements.
@@ -328,7 +343,7 @@ def conv_transpose(
         kernel_dilation=dilation,
         feature_group_count=groups,
     )
-    return _with_bias(apply_role("input_grad", x, kernel, spec, algorithm, precision, out_dtype), bias)
+    return _with_bias(_input_grad(x, kernel, spec, padding_mode, algorithm, precision, out_dtype), bias)
 
 
 def conv_local(
@@ -478,15 +493,7 @@ def conv_input_grad(
         feature_group_count,
     )
     _matches("g", g, spec.output_shape, f"the output of conv for input_shape {tuple(input_shape)}")
-    modes = padding_mode_per_axis(padding_mode, spec.rank)
-    padded = _padded_spec(spec, modes)
-    x_bar = apply_role("input_grad", g, kernel, padded, algorithm, precision, out_dtype)
-    if set(modes) - {"zeros"}:
-        # what is transposed at: of the image's shape, sharded and varying as x_bar is; its values do not matter
-        at = jnp.sum(x_bar, axis=tuple(range(len(spec.batch_shape), x_bar.ndim)), keepdims=True, dtype=out_dtype)
-        at = jnp.broadcast_to(at, spec.x_shape)
-        (x_bar,) = jax.linear_transpose(lambda x: _pad_by_mode(x, spec, modes), at)(x_bar)
-    return x_bar
+    return _input_grad(g, kernel, spec, padding_mode, algorithm, precision, out_dtype)
 
 
 def conv_kernel_grad(

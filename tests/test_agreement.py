@@ -1,6 +1,8 @@
 """Agreement with lax over all of its arguments that `conv` covers, and with PyTorch where it is installed."""
 
 import functools
+import itertools
+import os
 import random
 
 import jax
@@ -191,20 +193,90 @@ def test_torch_conv_transpose(rank, seed, algorithm):
     np.testing.assert_allclose(k_bar.transpose(rank + 1, rank, *range(rank)), tk.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
-def test_lax_conv_transpose(window, stride, padding):
-    """Both settings of transpose_kernel; windows narrower than the stride too."""
-    x, k = draw((2, 5, 6, 3)), draw((window, window, 4, 3), seed=1)
-    got = jconv.conv_transpose(x, k, strides=stride, padding=padding)
-    layout = ("NHWC", "HWIO", "NHWC")
-    transposed = lax.conv_transpose(x, k, (stride, stride), padding, dimension_numbers=layout, transpose_kernel=True)
-    np.testing.assert_allclose(got, transposed, rtol=2e-5, atol=2e-5)
+def test_lax_conv_transpose(window, stride, dilation, rank):
+    """Names and pairs, both settings of transpose_kernel, windows narrower than the stride; docs/porting.md."""
+    x, k = draw((2, *(5, 6, 4)[:rank], 3)), draw((*(window,) * rank, 4, 3), seed=1)
+    image = (0, rank + 1, *range(1, rank + 1))
+    numbers = lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image)
+    extent = (window - 1) * dilation + 1
+    plain = np.flip(k, tuple(range(rank))).swapaxes(-1, -2)
+    for padding in ("SAME", "VALID", (extent - 1, extent - 1), (extent // 2, extent)):
+        pairs = padding if isinstance(padding, str) else ((extent - 1 - padding[0], extent - 1 - padding[1]),) * rank
+        theirs = padding if isinstance(padding, str) else (padding,) * rank
+        got = jconv.conv_transpose(x, k, strides=stride, padding=pairs, kernel_dilation=dilation)
+        for kernel, transposed in ((k, True), (plain, False)):
+            want = lax.conv_transpose(
+                x, kernel, (stride,) * rank, theirs, (dilation,) * rank, numbers, transpose_kernel=transposed
+            )
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+def test_keras_conv_transpose(window, stride, rank):
+    """same, valid and every output_padding that Keras accepts; docs/porting.md."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = pytest.importorskip("keras")
+    x, k = draw((2, *(5, 6, 4)[:rank], 3)), draw((*(window,) * rank, 4, 3), seed=1)
+    for padding, extra in itertools.product(("same", "valid"), (None, *range(stride))):
+        own = None if extra is None else extra - (padding == "same" and window % 2 == 0)
+        if own == -1:
+            continue  # fewer elements than any image whose convolution has that output
+        layer = getattr(keras.layers, f"Conv{rank}DTranspose")(
+            4, window, strides=stride, padding=padding, output_padding=extra, use_bias=False
+        )
+        layer.build(x.shape)
+        layer.set_weights([k])
+        got = jconv.conv_transpose(x, k, strides=stride, padding=padding.upper(), output_padding=own)
+        np.testing.assert_allclose(got, np.asarray(layer(x)), rtol=2e-5, atol=2e-5, err_msg=f"{padding} {extra}")
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("window", [1, 2, 3, 4])
+def test_flax_conv_transpose(window, stride, padding):
+    nn = pytest.importorskip("flax.linen")
+    x, k = draw((2, 6, 7, 3)), draw((window, window, 4, 3), seed=1)
+    options = {"padding": "SAME", "padding_mode": "circular"} if padding == "CIRCULAR" else {"padding": padding}
+    got = jconv.conv_transpose(x, k, strides=stride, **options)
     plain = np.flip(k, (0, 1)).swapaxes(2, 3)
-    np.testing.assert_allclose(
-        got, lax.conv_transpose(x, plain, (stride, stride), padding, dimension_numbers=layout), rtol=2e-5, atol=2e-5
-    )
+    for kernel, transposed in ((k, True), (plain, False)):
+        layer = nn.ConvTranspose(
+            4, (window, window), (stride, stride), padding, use_bias=False, transpose_kernel=transposed
+        )
+        want = layer.apply({"params": {"kernel": kernel}}, x)
+        moved = max(window - stride, 0) % 2 if padding == "CIRCULAR" and transposed else 0
+        want = np.roll(want, (moved, moved), (1, 2))
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("padding", ["SAME", "SAME_LOWER", "VALID", "CAUSAL", 1, ((2, 0),)], ids=str)
+def test_every_output_shape_that_the_stride_leaves_open(padding, stride):
+    x, k = draw((2, 5, 3)), draw((4, 2, 3), seed=1)
+    fitting = [n for n in range(1, 30) if _outputs(n, padding, stride) == 5]
+    assert len(fitting) == stride
+    for n in fitting:
+        y = jconv.conv_transpose(x, k, strides=stride, padding=padding, output_shape=(n,))
+        assert y.shape == (2, n, 2)
+        forward = lambda v: jconv.conv(v, k, strides=stride, padding=padding)
+        (want,) = jax.linear_transpose(forward, jnp.zeros((2, n, 2)))(x)
+        np.testing.assert_allclose(y, want, rtol=2e-5, atol=2e-5)
+    for n in (fitting[0] - 1, fitting[-1] + 1):
+        with pytest.raises(ValueError, match=rf"output_shape: got {n} along spatial axis 0"):
+            jconv.conv_transpose(x, k, strides=stride, padding=padding, output_shape=(n,))
+
+
+def _outputs(n, padding, stride):
+    try:
+        return jconv.ConvSpec((n, 2), (4, 2, 3), strides=stride, padding=padding).output_spatial[0]
+    except ValueError:
+        return 0
 
 
 @pytest.mark.parametrize("options", [
@@ -217,6 +289,8 @@ def test_lax_conv_transpose(window, stride, padding):
     {"strides": 2, "padding": ((1, 2),), "kernel_dilation": 2},
     {"strides": 2, "padding": ((-1, 2),)},
     {"strides": 1, "padding": "SAME", "feature_group_count": 2},
+    {"strides": 2, "padding": "SAME", "padding_mode": "circular"},
+    {"strides": 3, "padding": 2, "padding_mode": "reflect", "output_padding": 1},
 ], ids=str)  # fmt: skip
 def test_conv_transpose_is_the_adjoint_of_conv(options):
     groups = options.get("feature_group_count", 1)

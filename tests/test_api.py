@@ -7,14 +7,14 @@ import re
 import pytest
 
 import jconv
-from jconv import initializers, layers
+from jconv import initializers, interop, layers
 
 SECTIONS = ("Args:", "Returns:", "Raises:", ">>>", "References:")
 
 
 def public():
     found = {}
-    for module in (jconv, initializers, layers):
+    for module in (jconv, initializers, interop, layers):
         for name, value in vars(module).items():
             if name.startswith("_") or inspect.ismodule(value) or not callable(value):
                 continue
@@ -24,6 +24,10 @@ def public():
 
 
 PUBLIC = public()
+POSITIONAL = {("jconv.layers.GroupNorm", "num_groups"), ("jconv.interop.from_haiku", "state"),
+              ("jconv.interop.from_equinox", "module_state"), ("jconv.interop.to_equinox", "module_state"),
+              ("jconv.interop.flatten", "state")}  # fmt: skip
+POSITIONAL |= {(f"jconv.{name}", p) for name in ("convolve", "correlate") for p in ("mode", "method")}  # as in SciPy
 RECORDS = {name for name, value in PUBLIC.items() if inspect.isclass(value) and issubclass(value, tuple)}
 everything = pytest.mark.parametrize("name", sorted(PUBLIC))
 
@@ -33,7 +37,7 @@ def test_the_reflection_sees_the_api():
     wanted = """conv conv_transpose conv_local conv_input_grad conv_kernel_grad conv_bias_grad max_pool avg_pool ConvSpec
         select_algorithm Algorithms summary Conv ConvTranspose DepthwiseConv SeparableConv ConvLocal Dense BatchNorm
         GroupNorm LayerNorm Dropout MaxPool AvgPool GlobalAvgPool Flatten Activation Sequential Residual Parallel Layer
-        glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans""".split()
+        convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans""".split()
     assert names >= set(wanted)
 
 
@@ -71,10 +75,7 @@ def test_signatures(name):
         assert parameter.kind is not parameter.VAR_KEYWORD
         assert parameter.name not in ("rng", "seed", "prng"), "PRNG arguments are called key"
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and parameter.default is not parameter.empty:
-            plain = parameter.name in ("bias", "dtype") or (name, parameter.name) == (
-                "jconv.layers.GroupNorm",
-                "num_groups",
-            )
+            plain = parameter.name in ("bias", "dtype") or (name, parameter.name) in POSITIONAL
             assert plain, f"{parameter.name} is an option, so it must be keyword-only"
         if "layers" not in name:
             assert parameter.annotation is not parameter.empty

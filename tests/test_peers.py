@@ -1,6 +1,8 @@
 """Models of the layer libraries, each as it is: under `accelerate` they give the same losses."""
 
 import os
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -144,3 +146,23 @@ def test_flax_takes_the_drop_in_as_an_argument():
     plain = nnx.Conv(3, 9, (3, 3), rngs=nnx.Rngs(0), **options)
     mine = nnx.Conv(3, 9, (3, 3), rngs=nnx.Rngs(0), conv_general_dilated=jconv.lax.conv_general_dilated, **options)
     np.testing.assert_allclose(mine(X), plain(X), rtol=1e-5, atol=1e-5)
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "libraries.md"
+PROGRAMS = re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```", PAGE.read_text(), re.M | re.S)
+
+
+@pytest.mark.parametrize(("title", "program"), PROGRAMS, ids=[title for title, _ in PROGRAMS])
+def test_programs_of_the_documentation(title, program):
+    module = {"Flax nnx": "flax.nnx", "Flax linen": "flax.linen", "Haiku": "haiku", "Equinox": "equinox"}
+    library = pytest.importorskip(module.get(title, "keras"))
+    if title.startswith("Keras") and library.backend.backend() != "jax":
+        pytest.skip("keras is not on jax")
+    assert len([line for line in program.splitlines() if line.strip()]) < 30
+    namespace: dict = {}
+    exec(compile(program, f"{PAGE.name}, {title}", "exec"), namespace)
+    step, fresh = namespace["step"], namespace["params"]
+    state, value = namespace["state"], namespace["value"]
+    assert np.isfinite(value)
+    x = jnp.ones((8, 16, 28, 28) if title == "Equinox" else (8, 28, 28, 16))
+    assert {found.role for found in step.replaced(fresh, state, x, jnp.arange(8))} >= {"forward", "kernel_grad"}

@@ -3,12 +3,12 @@
 With X, K, Y the discrete Fourier transforms of x padded by its pads, of the dilated kernel and of y with the stride's
 zeros between its positions, all of one length N per axis that no sum reaches beyond, the correlation theorem gives
 
-    Y = sum_i X conj(K),      X_bar = sum_c Y_bar K,      K_bar = sum_b X conj(Y_bar)
+    Y = sum_i X K(-),      X_bar = sum_c Y_bar K,      K_bar = sum_b X Y_bar(-)
 
-at every frequency, the second and third being the derivatives of <Y_bar, sum_i X conj(K)> by Parseval's identity. The
-cost per axis is N log N, whatever the window. Rounding errors are relative to the largest result instead of each
-(docs/algorithms.md has them measured), so `precision` HIGH and HIGHEST exclude it, and a NaN or an Inf reaches every
-result of its image.
+at every frequency, K(-) being K at the opposite one: conj(K) for real k, and conj(F(conj(k))) for any. The second and
+third are the derivatives of <Y_bar, Y>, which is bilinear in x and k, by Parseval's identity. The cost per axis is
+N log N, whatever the window. Rounding errors are relative to the largest result instead of each (docs/algorithms.md has
+them measured), so `precision` HIGH and HIGHEST exclude it, and a NaN or an Inf reaches every result of its image.
 
     Sources: Cooley and Tukey, "An algorithm for the machine calculation of complex Fourier series", 1965; Mathieu,
     Henaff and LeCun, "Fast training of convolutional networks through FFTs", 2013, arXiv:1312.5851.
@@ -51,12 +51,14 @@ def _spectrum(a: jax.Array, spec: ConvSpec, first: int, interior: list[int], low
     a = pad(a, first, *ends)
     a = jnp.moveaxis(a, -1, first)
     axes = tuple(range(first + 1, a.ndim))
-    return jnp.fft.rfftn(a, axes=axes)
+    return jnp.fft.fftn(a, axes=axes) if jnp.iscomplexobj(a) else jnp.fft.rfftn(a, axes=axes)
 
 
-def _back(a: jax.Array, spec: ConvSpec, first: int, lows: list[int], steps: list[int], sizes: tuple[int, ...]):
+def _back(a: jax.Array, call: Call, first: int, lows: list[int], steps: list[int], sizes: tuple[int, ...]):
+    spec, is_complex = call.spec, jnp.issubdtype(call.accumulator, jnp.complexfloating)
     axes = tuple(range(first + 1, a.ndim))
-    a = jnp.moveaxis(jnp.fft.irfftn(a, s=_lengths(spec), axes=axes), first, -1)
+    a = (jnp.fft.ifftn if is_complex else jnp.fft.irfftn)(a, s=_lengths(spec), axes=axes)
+    a = jnp.moveaxis(a, first, -1)
     ends = [
         (-low, low + span(n, step) - length)
         for length, low, step, n in zip(_lengths(spec), lows, steps, sizes, strict=True)
@@ -84,35 +86,40 @@ def _output(g, call: Call):
     return g.reshape(g.shape[0], spec.feature_group_count, -1, *g.shape[2:])  # [b, g, c, *freq]
 
 
+def _opposite(spectrum, a, call: Call):
+    """The spectrum of `a` at the opposite frequencies."""
+    return jnp.conj(spectrum(jnp.conj(a), call))
+
+
 def _contract(subscripts: str, a, b):
     return jnp.einsum(subscripts, a, b, precision="highest")
 
 
 def forward(x, kernel, call: Call):
     spec = call.spec
-    y = _contract("bgi...,igc...->bgc...", _image(x, call), jnp.conj(_kernel(kernel, call)))
+    y = _contract("bgi...,igc...->bgc...", _image(x, call), _opposite(_kernel, kernel, call))
     y = y.reshape(y.shape[0], spec.out_features, *y.shape[3:])
-    return _back(y, spec, 1, [0] * spec.rank, [a.s for a in spec.axes], spec.output_spatial)
+    return _back(y, call, 1, [0] * spec.rank, [a.s for a in spec.axes], spec.output_spatial)
 
 
 def input_grad(g, kernel, call: Call):
     spec = call.spec
     x = _contract("bgc...,igc...->bgi...", _output(g, call), _kernel(kernel, call))
     x = x.reshape(x.shape[0], spec.in_features, *x.shape[3:])
-    return _back(x, spec, 1, [a.lo for a in spec.axes], [a.q for a in spec.axes], spec.spatial)
+    return _back(x, call, 1, [a.lo for a in spec.axes], [a.q for a in spec.axes], spec.spatial)
 
 
 def kernel_grad(x, g, call: Call):
     spec = call.spec
-    k = _contract("bgi...,bgc...->igc...", _image(x, call), jnp.conj(_output(g, call)))
+    k = _contract("bgi...,bgc...->igc...", _image(x, call), _opposite(_output, g, call))
     k = k.reshape(k.shape[0], spec.out_features, *k.shape[3:])
-    k = _back(k, spec, 1, [0] * spec.rank, [a.d for a in spec.axes], spec.window)  # [i, *window, out]
+    k = _back(k, call, 1, [0] * spec.rank, [a.d for a in spec.axes], spec.window)  # [i, *window, out]
     return jnp.moveaxis(k, 0, -2)
 
 
 def supports(call: Call) -> str | None:
-    if not jnp.issubdtype(call.dtype, jnp.floating):
-        return f"fft rounds, and takes spectra of real signals: real floats only, not {call.dtype}"
+    if not jnp.issubdtype(call.dtype, jnp.inexact):
+        return f"fft rounds: floats only, not {call.dtype}"
     if not 1 <= call.spec.rank <= 3:
         return f"XLA transforms 1 to 3 axes at a time, the kernel has {call.spec.rank}"
     return None
@@ -129,7 +136,7 @@ def work(call: Call) -> Work:
         "k": spec.kernel_shape[-2] * spec.out_features,
         "y": batch * spec.out_features,
     }
-    total = sum(planes.values()) * n
+    total = sum(planes.values()) * n * (2 if jnp.issubdtype(call.dtype, jnp.complexfloating) else 1)
     item = call.accumulator.itemsize
     groups = spec.feature_group_count
     # Frequencies are far apart in memory for the product over channels, a loop that does not vectorise well.

@@ -383,6 +383,7 @@ def ConvTranspose(
     *,
     strides: int | Sequence[int] = 1,
     padding: Padding = "SAME",
+    padding_mode: str | Sequence[str] = "zeros",
     output_padding: int | Sequence[int] | None = None,
     kernel_dilation: int | Sequence[int] = 1,
     feature_group_count: int = 1,
@@ -402,6 +403,7 @@ def ConvTranspose(
         kernel_size: the window; one integer, or one for each spatial axis.
         strides: as for `jconv.conv_transpose`.
         padding: as for `jconv.conv_transpose`.
+        padding_mode: as for `jconv.conv_transpose`.
         output_padding: as for `jconv.conv_transpose`.
         kernel_dilation: as for `jconv.conv_transpose`.
         feature_group_count: as for `jconv.conv_transpose`.
@@ -429,7 +431,7 @@ def ConvTranspose(
         Zeiler et al., "Deconvolutional networks", CVPR 2010. The kernel is that of Keras ``Conv2DTranspose``.
     """
     kind = "ConvTranspose"
-    _check_options(dtype, "zeros", algorithm)
+    _check_options(dtype, padding_mode, algorithm)
     feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     if features % feature_group_count:
         raise ValueError(
@@ -457,6 +459,7 @@ def ConvTranspose(
             bias,
             strides=strides,
             padding=padding,
+            padding_mode=padding_mode,
             output_padding=output_padding,
             kernel_dilation=kernel_dilation,
             feature_group_count=feature_group_count,
