@@ -32,6 +32,7 @@ from jax import numpy as jnp
 from ._algorithms.base import Algorithms, Call, Role
 from ._conv import apply_role
 from ._dtypes import FLOATS, INTEGERS, holds
+from ._layouts import Moved, moved, passed_on, settled, transposed
 from ._primitive import ClosedJaxpr, Jaxpr, Literal, flatten_batch, jaxpr_as_fun
 from ._select import canonical, refusal
 from ._spec import ConvSpec
@@ -93,11 +94,11 @@ class _View:
     batch_groups: int
 
     def compute(self, lhs, rhs, algorithm, precision, out_dtype):
-        a, b = lhs.transpose(self.lhs_axes), rhs.transpose(self.rhs_axes)
+        a, b = transposed(lhs, self.lhs_axes), transposed(rhs, self.rhs_axes)
         if self.role == "forward" and self.batch_groups > 1:
             a = _groups_to_channels(a, self.batch_groups)
         out = apply_role(self.role, a, b, self.spec, algorithm, precision, out_dtype)
-        return out.transpose(self.out_axes)
+        return moved(out, self.out_axes)
 
 
 def _groups_to_channels(x, groups: int):
@@ -187,6 +188,10 @@ class _Replacer:
 
     def run(self, jaxpr: Any, args: Sequence[Any]) -> list[Any]:
         """What a jaxpr computes, closed or without constants."""
+        return list(map(settled, self.values(jaxpr, args)))
+
+    def values(self, jaxpr: Any, args: Sequence[Any]) -> list[Any]:
+        """The same, where arrays may be `Moved`."""
         values: dict[Any, Any] = {}
         read = lambda v: v.val if isinstance(v, Literal) else values[v]
         consts, jaxpr = getattr(jaxpr, "consts", ()), _open(jaxpr)
@@ -202,7 +207,15 @@ class _Replacer:
         name = eqn.primitive.name
         if name == CONVOLUTION:
             return [self.convolution(eqn, *args)]
-        if any(map(_has_convolution, _inner(eqn))):
+        opened = any(map(_has_convolution, _inner(eqn)))
+        if not opened and any(isinstance(arg, Moved) for arg in args):
+            if name == "jit":
+                return self.values(eqn.params["jaxpr"], args)
+            results = passed_on(eqn, args, bind)
+            if results is not None:
+                return results
+        args = list(map(settled, args))
+        if opened:
             rebuild = getattr(self, f"_{name}", None)
             if rebuild is not None:
                 title = eqn.params.get("name")
@@ -216,11 +229,10 @@ class _Replacer:
 
     def convolution(self, eqn: Any, lhs: Any, rhs: Any) -> Any:
         out, params = eqn.outvars[0].aval, eqn.params
-        lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
-        view = _plan(lhs, rhs, out, params, self.algorithm)
+        view = _plan(eqn.invars[0].aval, eqn.invars[1].aval, out, params, self.algorithm)
         self.note(eqn, view)
         if isinstance(view, str):
-            return bind(eqn, [lhs, rhs])[0]
+            return bind(eqn, [settled(lhs), settled(rhs)])[0]
         with jax.named_scope("jconv.accelerate"):
             return view.compute(lhs, rhs, self.algorithm, params["precision"], out.dtype)
 

@@ -201,3 +201,84 @@ def test_bad_arguments():
         accelerate(conv, algorithm="fastest")
     with pytest.raises(ValueError, match="feature dimension size"):
         accelerate(conv)(X, K[:, :, :1])
+
+
+def channels_first(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME")
+
+
+def transposes(fn, *args):
+    """Elements of the arrays that are transposed; what is broadcast XLA lays out as it likes."""
+    found = []
+
+    def look(jaxpr):
+        spread = {eqn.outvars[0] for eqn in jaxpr.eqns if eqn.primitive.name == "broadcast_in_dim"}
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "transpose" and eqn.invars[0] not in spread:
+                found.append(eqn.invars[0].aval.size)
+            for value in eqn.params.values():
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    look(inner)
+
+    look(jax.make_jaxpr(fn)(*args).jaxpr)
+    return found
+
+
+def test_a_channels_first_network_runs_channels_last():
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 3, 8, 10)), jnp.float32)
+    shapes = ((4, 3, 3, 3), (4, 4, 3, 3), (4, 4, 1, 1))
+    kernels = [jnp.asarray(rng.standard_normal(s), jnp.float32) / 5 for s in shapes]
+    bias = jnp.asarray(rng.standard_normal(4), jnp.float32)
+
+    def net(x):
+        y = x
+        for kernel in kernels:
+            y = jnp.maximum(channels_first(y, kernel) + bias[:, None, None], 0)
+            mean = jnp.mean(y, (0, 2, 3), keepdims=True)
+            y = jnp.where(y > 1, jnp.tanh(y - mean), y * 2)[:, None].squeeze(1)
+        return jnp.max(y, (2, 3))
+
+    fast = jconv.accelerate(net)
+    np.testing.assert_allclose(fast(x), net(x), rtol=1e-5, atol=1e-5)
+    assert max(transposes(fast, x)) == x.size, "only the image is put in order, and no feature map, which is larger"
+    together = jax.jit(jax.value_and_grad(lambda x: jnp.sum(net(x) ** 2)))
+    for a, b in zip(jconv.accelerate(together)(x), together(x), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_programs_around_channels_first_convolutions(seed):
+    """Element by element, reductions, axes of one element, transposes, and what needs the array as it is meant."""
+    rng = np.random.default_rng(seed)
+    kernel = jnp.asarray(rng.standard_normal((3, 3, 3, 3)) / 3, jnp.float32)
+    other = jnp.asarray(rng.standard_normal((2, 3, 6, 5)), jnp.float32)
+    steps = [
+        lambda y: y + other if y.shape == other.shape else y + 1,
+        lambda y: channels_first(y, kernel) if y.ndim == 4 and y.shape[1] == 3 else -y,
+        lambda y: jnp.where(y > 0, y, 0.1 * y),
+        lambda y: jnp.sum(y, 2, keepdims=True) - y,
+        lambda y: y - jnp.mean(y, (0, -1), keepdims=True),
+        lambda y: y.reshape(1, *y.shape[:1], 1, *y.shape[1:]).reshape(y.shape),
+        lambda y: jnp.transpose(jnp.transpose(y, (0, 3, 1, 2)), (0, 2, 3, 1)) if y.ndim == 4 else y,
+        lambda y: jnp.swapaxes(y, 2, 3) if y.ndim == 4 and seed % 2 else y,
+        lambda y: jnp.concatenate([y[:1], y[1:]]),
+        lambda y: jnp.cumsum(y, 1) / 4,
+        lambda y: jax.jit(lambda y: jnp.clip(y, -2, 2) * y)(y),
+        lambda y: y.astype(jnp.bfloat16).astype(jnp.float32),
+        lambda y: jnp.maximum(y, y[:, :1]),
+        lambda y: y.at[0, 0].set(1.0),
+    ]
+    chosen = [steps[i] for i in rng.integers(len(steps), size=9)]
+
+    def program(x):
+        y = channels_first(x, kernel)
+        for step in chosen:
+            y = step(y)
+        return y, jnp.max(y, 1), y[0]
+
+    x = jnp.asarray(rng.standard_normal(other.shape), jnp.float32)
+    for a, b in zip(jconv.accelerate(program)(x), program(x), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)

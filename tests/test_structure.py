@@ -17,6 +17,7 @@ ORDER = [
     "_select",
     "_primitive",
     "_conv",
+    "_layouts",
     "_accelerate",
     "lax",
     "_signal",
