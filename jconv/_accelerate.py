@@ -369,9 +369,15 @@ class Accelerated:
         # A jitted function is traced once for each kind of arguments, and so is it here; any other is run each time.
         self._jitted = hasattr(fn, "lower")
         self._kept: dict[Any, _Traced] = {}
+        self._arrays: dict[Any, _Traced] = {}  # the same where every argument is an array, by what is quick to look up
 
     def _trace(self, args: Any, kwargs: Any) -> tuple[_Traced, list[Any]]:
         leaves, tree = jax.tree.flatten((args, kwargs))
+        if self._jitted and all(isinstance(leaf, jax.Array) for leaf in leaves):
+            key = (tree, *(leaf.aval for leaf in leaves), *_context())
+            if key not in self._arrays:
+                self._arrays[key] = self._traced(leaves, tree, _is_array)[0]
+            return self._arrays[key], leaves
         if not self._jitted:
             return self._traced(leaves, tree, _is_array)
         try:
@@ -386,8 +392,7 @@ class Accelerated:
         key = None
         if self._jitted:
             rest = tuple((type(leaf), leaf) for leaf in leaves if not is_input(leaf))
-            context = (jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision)  # type: ignore
-            key = (tree, rest, tuple(map(is_input, leaves)), *map(jax.typeof, inputs), context)
+            key = (tree, rest, tuple(map(is_input, leaves)), *map(jax.typeof, inputs), *_context())
             if key in self._kept:
                 return self._kept[key], inputs
 
@@ -406,6 +411,8 @@ class Accelerated:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         traced, inputs = self._trace(args, kwargs)
+        if self._jitted and not traced.found:  # there is nothing to replace
+            return self._fn(*args, **kwargs)
         return traced.tree.unflatten(traced.run(*inputs))
 
     def replaced(self, *args: Any, **kwargs: Any) -> tuple[Replacement, ...]:
@@ -413,6 +420,11 @@ class Accelerated:
         fill = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
         args, kwargs = jax.tree.map(fill, (args, kwargs))
         return self._trace(args, kwargs)[0].found
+
+
+def _context() -> tuple[Any, ...]:
+    """What tracing depends on beside the arguments."""
+    return jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
 
 
 def _runner(closed: Any) -> Callable[..., Any]:
