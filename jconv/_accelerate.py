@@ -211,7 +211,7 @@ class _Replacer:
         if not opened and any(isinstance(arg, Moved) for arg in args):
             if name == "jit":
                 return self.values(eqn.params["jaxpr"], args)
-            results = passed_on(eqn, args, bind)
+            results = self.function(eqn, args) if name == "custom_jvp_call" else passed_on(eqn, args, bind)
             if results is not None:
                 return results
         args = list(map(settled, args))
@@ -295,6 +295,33 @@ class _Replacer:
             return self.again(lambda p, t: jax.jvp(lambda *args: list(bind(eqn, list(args))), p, t), primals, tangents)
 
         return primal(*args)
+
+    def function(self, eqn: Any, args: list[Any]) -> list[Any] | None:
+        """A function with a derivative of its own, such as an activation, of arrays that are `Moved`."""
+        if not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.invars):
+            return None
+        first = next(arg for arg in args if isinstance(arg, Moved))
+        given = [arg.axes if isinstance(arg, Moved) else None for arg in args]
+        made = [first.axes if v.aval.shape == first.shape else None for v in eqn.outvars]
+        meant = lambda arrays: [a if axes is None else Moved(a, axes) for a, axes in zip(arrays, given, strict=True)]
+        kept = lambda values: [
+            settled(v) if axes is None else transposed(v, np.argsort(axes).tolist())
+            for v, axes in zip(values, made, strict=True)
+        ]
+
+        @jax.custom_jvp
+        def primal(*arrays):
+            return kept(self.values(eqn.params["call_jaxpr"], meant(arrays)))
+
+        @primal.defjvp
+        def _(primals, tangents):
+            rule = lambda p, t: jax.jvp(lambda *args: list(bind(eqn, list(args))), p, t)
+            shapes = tuple(_shape(v.aval) for v in eqn.invars)
+            results = self.values(jax.make_jaxpr(rule)(shapes, shapes), [*meant(primals), *meant(tangents)])
+            return kept(results[: len(made)]), kept(results[len(made) :])
+
+        arrays = [arg.array if isinstance(arg, Moved) else arg for arg in args]
+        return [r if axes is None else Moved(r, axes) for r, axes in zip(primal(*arrays), made, strict=True)]
 
     def _custom_vjp_call(self, eqn, args):
         call = eqn.params["call_jaxpr"]

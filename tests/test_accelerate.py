@@ -235,7 +235,7 @@ def test_a_channels_first_network_runs_channels_last():
     def net(x):
         y = x
         for kernel in kernels:
-            y = jnp.maximum(channels_first(y, kernel) + bias[:, None, None], 0)
+            y = jax.nn.relu(channels_first(y, kernel) + bias[:, None, None])
             mean = jnp.mean(y, (0, 2, 3), keepdims=True)
             y = jnp.where(y > 1, jnp.tanh(y - mean), y * 2)[:, None].squeeze(1)
         return jnp.max(y, (2, 3))
@@ -243,6 +243,9 @@ def test_a_channels_first_network_runs_channels_last():
     fast = jconv.accelerate(net)
     np.testing.assert_allclose(fast(x), net(x), rtol=1e-5, atol=1e-5)
     assert max(transposes(fast, x)) == x.size, "only the image is put in order, and no feature map, which is larger"
+    # the derivative that an activation brings with it, forwards and backwards
+    both = lambda fn: (jax.jvp(fn, (x,), (x + 1,)), jax.vjp(fn, x)[1](jnp.ones((2, 4))))
+    close(both(fast), both(net))
     together = jax.jit(jax.value_and_grad(lambda x: jnp.sum(net(x) ** 2)))
     for a, b in zip(jconv.accelerate(together)(x), together(x), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
@@ -269,6 +272,7 @@ def test_random_programs_around_channels_first_convolutions(seed):
         lambda y: y.astype(jnp.bfloat16).astype(jnp.float32),
         lambda y: jnp.maximum(y, y[:, :1]),
         lambda y: y.at[0, 0].set(1.0),
+        lambda y: jax.nn.gelu(jax.nn.silu(y)) + jax.nn.relu6(y),
     ]
     chosen = [steps[i] for i in rng.integers(len(steps), size=9)]
 

@@ -234,6 +234,12 @@ def test_keras_conv_transpose(window, stride, rank):
         layer.set_weights([k])
         got = jconv.conv_transpose(x, k, strides=stride, padding=padding.upper(), output_padding=own)
         np.testing.assert_allclose(got, np.asarray(layer(x)), rtol=2e-5, atol=2e-5, err_msg=f"{padding} {extra}")
+    if stride == 1 and window > 1:
+        layer = getattr(keras.layers, f"Conv{rank}DTranspose")(4, window, dilation_rate=2, use_bias=False)
+        layer.build(x.shape)
+        layer.set_weights([k])
+        got = jconv.conv_transpose(x, k, padding="VALID", kernel_dilation=2)
+        np.testing.assert_allclose(got, np.asarray(layer(x)), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
