@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -209,9 +210,8 @@ class _Replacer:
             return [self.convolution(eqn, *args)]
         opened = any(map(_has_convolution, _inner(eqn)))
         if not opened and any(isinstance(arg, Moved) for arg in args):
-            if name == "jit":
-                return self.values(eqn.params["jaxpr"], args)
-            results = self.function(eqn, args) if name == "custom_jvp_call" else passed_on(eqn, args, bind)
+            pass_on = {"jit": self.inner, "custom_jvp_call": self.function}.get(name)
+            results = pass_on(eqn, args) if pass_on else passed_on(eqn, args, bind)
             if results is not None:
                 return results
         args = list(map(settled, args))
@@ -296,6 +296,23 @@ class _Replacer:
 
         return primal(*args)
 
+    def inner(self, eqn: Any, args: list[Any]) -> list[Any] | None:
+        """A jitted function of arrays that are `Moved`."""
+        if not _is_plain(eqn) or any(eqn.params["donated_invars"]):
+            return None
+        given = [arg.axes if isinstance(arg, Moved) else None for arg in args]
+        made: list[Any] = []
+
+        def call(*arrays):
+            arrays = [a if axes is None else Moved(a, axes) for a, axes in zip(arrays, given, strict=True)]
+            values = self.values(eqn.params["jaxpr"], arrays)
+            made[:] = [v.axes if isinstance(v, Moved) else None for v in values]
+            return [v.array if isinstance(v, Moved) else v for v in values]
+
+        call.__name__ = eqn.params["name"]
+        results = jax.jit(call)(*(arg.array if isinstance(arg, Moved) else arg for arg in args))
+        return [r if axes is None else Moved(r, axes) for r, axes in zip(results, made, strict=True)]
+
     def function(self, eqn: Any, args: list[Any]) -> list[Any] | None:
         """A function with a derivative of its own, such as an activation, of arrays that are `Moved`."""
         if not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.invars):
@@ -369,6 +386,8 @@ def _shape(aval: Any) -> jax.ShapeDtypeStruct:
 
 # Public --------------------------------------------------------------------------------------------------
 SCALARS = (bool, int, float, complex)
+CONTEXT = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable",
+           "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")  # fmt: skip
 
 
 def _is_array(leaf: Any) -> bool:
@@ -409,10 +428,10 @@ class Accelerated:
             return self._traced(leaves, tree, _is_array)
         try:
             return self._traced(leaves, tree, _is_input)
-        except (TypeError, ValueError):  # a Python number that the function wants as it is: a static argument
-            if not any(isinstance(leaf, SCALARS) for leaf in leaves):
+        except (TypeError, ValueError, OverflowError):  # a number that the function wants as it is: a static argument
+            if not any(isinstance(leaf, (*SCALARS, np.generic)) for leaf in leaves):
                 raise
-        return self._traced(leaves, tree, _is_array)
+        return self._traced(leaves, tree, lambda leaf: _is_array(leaf) and not isinstance(leaf, np.generic))
 
     def _traced(self, leaves: list[Any], tree: Any, is_input: Callable[[Any], bool]) -> tuple[_Traced, list[Any]]:
         inputs = list(filter(is_input, leaves))
@@ -442,6 +461,10 @@ class Accelerated:
             return self._fn(*args, **kwargs)
         return traced.tree.unflatten(traced.run(*inputs))
 
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """As a method, it is given the instance first, as a jitted function is."""
+        return self if instance is None else types.MethodType(self, instance)
+
     def replaced(self, *args: Any, **kwargs: Any) -> tuple[Replacement, ...]:
         """What becomes of each convolution for these arguments (arrays, or their `jax.ShapeDtypeStruct`)."""
         fill = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
@@ -449,9 +472,15 @@ class Accelerated:
         return self._trace(args, kwargs)[0].found
 
 
+def _is_plain(eqn: Any) -> bool:
+    """Whether a jitted function leaves open how its arguments and results are sharded."""
+    shardings = (*eqn.params["in_shardings"], *eqn.params["out_shardings"])
+    return all("Unspecified" in type(sharding).__name__ for sharding in shardings)
+
+
 def _context() -> tuple[Any, ...]:
     """What tracing depends on beside the arguments."""
-    return jax.config.jax_enable_x64, jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return jax.sharding.get_abstract_mesh(), *(getattr(jax.config, name) for name in CONTEXT)
 
 
 def _runner(closed: Any) -> Callable[..., Any]:
@@ -459,9 +488,7 @@ def _runner(closed: Any) -> Callable[..., Any]:
     jaxpr = closed.jaxpr
     if len(jaxpr.eqns) == 1 and jaxpr.eqns[0].primitive.name == "jit" and not closed.consts:
         (eqn,) = jaxpr.eqns
-        shardings = (*eqn.params["in_shardings"], *eqn.params["out_shardings"])
-        plain = all("Unspecified" in type(sharding).__name__ for sharding in shardings)
-        if plain and [*eqn.invars] == [*jaxpr.invars] and [*eqn.outvars] == [*jaxpr.outvars]:
+        if _is_plain(eqn) and [*eqn.invars] == [*jaxpr.invars] and [*eqn.outvars] == [*jaxpr.outvars]:
             donated = tuple(i for i, donate in enumerate(eqn.params["donated_invars"]) if donate)
             return jax.jit(jaxpr_as_fun(eqn.params["jaxpr"]), donate_argnums=donated)
     return jaxpr_as_fun(closed)

@@ -1,14 +1,16 @@
 """Arrays that lie in another order than the program means, and the operations that pass that on.
 
 A convolution of a channels-first program runs channels-last, between two transposes. Where what follows works element
-by element, reduces over axes, or adds and drops axes of one element, the second transpose can wait, and meets the first
-one of the next convolution: whole networks then run channels-last, their norms and activations too.
+by element, reduces over axes or windows, pads, cuts, joins, or adds and drops axes of one element, the second transpose
+can wait, and meets the first one of the next convolution: a network of convolutions, norms, activations and pools then
+runs channels-last as a whole.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,14 +23,27 @@ ELEMENTWISE = frozenset((
     "nextafter", "not", "or", "pow", "real", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
     "sinh", "sqrt", "square", "sub", "tan", "tanh", "xor",
 ))  # fmt: skip
+WINDOWS = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+ENTRIES = {  # parameters with an entry for each axis
+    "pad": ("padding_config",),
+    "slice": ("start_indices", "limit_indices", "strides"),
+    "reduce_window_max": WINDOWS,
+    "reduce_window_min": WINDOWS,
+    "reduce_window_sum": WINDOWS,
+    "select_and_scatter_add": WINDOWS[:3],
+}
 REDUCTIONS = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"])
 
 
-class Moved(NamedTuple):
+class Moved:
     """An array whose axis j, as the program means it, is axis ``axes[j]`` of what is kept."""
 
-    array: Any
-    axes: tuple[int, ...]
+    def __init__(self, array: Any, axes: Sequence[int]) -> None:
+        self.array, self.axes = array, tuple(axes)
+
+    @functools.cached_property
+    def settled(self) -> Any:
+        return self.array.transpose(self.axes)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -41,12 +56,12 @@ class Moved(NamedTuple):
 
 def moved(array: Any, axes: Sequence[int]) -> Any:
     """The array with these axes, whose transpose waits if it is one."""
-    return array if list(axes) == sorted(axes) else Moved(array, tuple(axes))
+    return array if list(axes) == sorted(axes) else Moved(array, axes)
 
 
 def settled(value: Any) -> Any:
     """As the program means it."""
-    return value.array.transpose(value.axes) if isinstance(value, Moved) else value
+    return value.settled if isinstance(value, Moved) else value
 
 
 def transposed(value: Any, axes: Sequence[int]) -> jax.Array:
@@ -70,17 +85,30 @@ def _ones_aside(value: Moved, shape: Sequence[int]) -> Any:
     return moved(array, [next(one) if n == 1 else next(place) for n in shape])
 
 
+def _alike(args: Sequence[Any], first: Moved) -> list[Any]:
+    """Operands that lie as the first one."""
+    back = np.argsort(first.axes).tolist()
+    return [arg if np.ndim(arg) == 0 else transposed(arg, back) for arg in args]
+
+
 def passed_on(eqn: Any, args: Sequence[Any], bind: Any) -> list[Any] | None:
     """The results of an equation some of whose operands are `Moved`; None where it needs them as they are meant."""
     name, first = eqn.primitive.name, next(arg for arg in args if isinstance(arg, Moved))
-    shape = eqn.outvars[0].aval.shape
-    if any(eqn.params.get(given) is not None for given in ("sharding", "out_sharding")):
+    if len(eqn.outvars) != 1 or any(eqn.params.get(p) is not None for p in ("sharding", "out_sharding")):
         return None
+    shape = getattr(eqn.outvars[0].aval, "shape", ())
     # Operands of as many axes, some of one element, are accepted by some versions.
     if name in ELEMENTWISE and all(np.ndim(arg) in (0, len(shape)) for arg in args):
-        back = np.argsort(first.axes).tolist()
-        same = [arg if np.ndim(arg) == 0 else transposed(arg, back) for arg in args]
-        return [Moved(result, first.axes) for result in bind(eqn, same)]
+        return [Moved(result, first.axes) for result in bind(eqn, _alike(args, first))]
+    if name in ENTRIES and all(np.ndim(arg) in (0, first.ndim) for arg in args):
+        given = {p: eqn.params[p] for p in ENTRIES[name] if eqn.params[p] is not None}
+        back = np.argsort(first.axes)
+        turned = {p: tuple(entries[i] for i in back) for p, entries in given.items()}
+        turned_eqn = eqn.replace(params={**eqn.params, **turned})
+        return [Moved(result, first.axes) for result in bind(turned_eqn, _alike(args, first))]
+    if name == "concatenate":
+        turned_eqn = eqn.replace(params={**eqn.params, "dimension": first.axes[eqn.params["dimension"]]})
+        return [Moved(result, first.axes) for result in bind(turned_eqn, _alike(args, first))]
     if name in REDUCTIONS and len(args) == 1:
         gone = eqn.params["axes"]
         axes = tuple(sorted(first.axes[i] for i in gone))
@@ -89,7 +117,8 @@ def passed_on(eqn: Any, args: Sequence[Any], bind: Any) -> list[Any] | None:
         return [moved(result, [sorted(left).index(axis) for axis in left])]
     if name == "transpose":
         return [moved(first.array, [first.axes[i] for i in eqn.params["permutation"]])]
-    if name in ("reshape", "squeeze", "broadcast_in_dim") and len(args) == 1:
+    other_order = name == "reshape" and eqn.params.get("dimensions") is not None
+    if name in ("reshape", "squeeze", "broadcast_in_dim") and len(args) == 1 and not other_order:
         result = _ones_aside(first, shape)
         return None if result is None else [result]
     return None

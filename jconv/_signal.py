@@ -30,6 +30,10 @@ def _checked(name1: str, in1, name2: str, in2, mode: str, method: str):
             "the other along every axis."
         )
     dtype = jnp.promote_types(in1.dtype, in2.dtype)
+    if method == "fft" and (not jnp.issubdtype(dtype, jnp.inexact) or in1.ndim > 3):
+        raise ValueError(
+            f"method: got 'fft' for {in1.ndim} axes of {dtype}, accepted are up to 3 axes of floats or complex numbers."
+        )
     return in1.astype(dtype), in2.astype(dtype)
 
 
@@ -94,14 +98,17 @@ def convolve(
     dtype = in1.dtype
     if dtype == jnp.bool_:
         image, kernel = image.astype(jnp.uint8), kernel.astype(jnp.uint8)
+    algorithm = method if method == "fft" else "auto"
     if method == "direct" and precision is None:
         precision = "highest"  # which leaves out what only approximates the sum
+    elif method == "direct":
+        algorithm = "xla"
     y = conv(
         image[..., None],
         jnp.flip(kernel)[..., None, None],
         padding=padding,
         precision=precision,
-        algorithm="fft" if method == "fft" else "auto",
+        algorithm=algorithm,
     )
     y = y[..., 0]
     return y != 0 if dtype == jnp.bool_ else y.astype(dtype)

@@ -76,8 +76,18 @@ def test_a_long_filter_takes_spectra():
     np.testing.assert_allclose(jconv.convolve(a, b), want, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("precision", [None, "default"])
+def test_direct_is_the_sum(precision):
+    a, b = drawn((4_000,), "float32", 0), drawn((3_000,), "float32", 1)
+    a[0] = np.nan  # which spectra spread everywhere
+    assert np.isfinite(jconv.convolve(a, b, method="direct", precision=precision)[-100:]).all()
+    assert np.isnan(jconv.convolve(a, b, method="fft")).all()
+
+
 def test_errors():
     a, b = np.ones((3, 5)), np.ones((4, 2))
+    with pytest.raises(ValueError, match="method: got 'fft' for 1 axes of int32, accepted are up to 3 axes of floats"):
+        jconv.convolve(np.ones(3, "int32"), np.ones(2, "int32"), method="fft")
     with pytest.raises(ValueError, match="mode: got 'all', accepted: 'full', 'valid', 'same'"):
         jconv.convolve(a, b, "all")
     with pytest.raises(ValueError, match="method: got 'sum', accepted"):

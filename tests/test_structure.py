@@ -90,6 +90,7 @@ STANDARD = {
     "textwrap",
     "threading",
     "time",
+    "types",
     "typing",
     "warnings",
 }

@@ -449,3 +449,16 @@ def test_an_explicit_mesh_that_only_the_kernel_lies_on():
     with jax.set_mesh(jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))):
         got = jax.jit(jconv.conv)(jax.device_put(x, P()), jax.device_put(k, P(None, None, "d")))
     assert_trees_close(jax.device_get(got), jax.device_get(want))
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_kernel_gradients_of_shift_with_64_bits(strides):
+    with jax.enable_x64(True):
+        for dtype in ("float32", "float64"):
+            x, k = draw((2, 9, 8, 3), dtype), draw((3, 3, 1, 3), dtype, 1)
+            options = {"strides": strides, "feature_group_count": 3}
+            g = draw(jconv.conv(x, k, **options).shape, dtype, 2)
+            got = jconv.conv_kernel_grad(x, g, (3, 3), algorithm="shift", **options)
+            assert got.dtype == dtype
+            want = jconv.conv_kernel_grad(x, g, (3, 3), algorithm="einsum", **options)
+            np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

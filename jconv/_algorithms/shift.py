@@ -131,7 +131,7 @@ def _bounds(starts, steps, counts, low, high):
 def kernel_grad(x, g, call: Call):
     axes = call.spec.axes
     x, lows = padded(x, axes, "o")
-    if any(axis.phases("o").step > 1 for axis in axes):
+    if any(axis.q > 1 for axis in axes):
         return _written_out(x, g, lows, call)
     starts = [[start + low for _, start in axis.phases("o").taps[0]] for axis, low in zip(axes, lows, strict=True)]
     return _looped(x, g, starts, call)
@@ -165,7 +165,8 @@ def _looped(x, g, starts, call: Call):
             begin, _, shape = _bounds(place[1:], ones, counts, low, high)
             # An index that is known helps to vectorise.
             remainder = place[0] if x.shape[0] > 1 else 0
-            return lax.dynamic_slice(x, (remainder, 0, *begin, 0), (1, batch, *shape, x.shape[-1]))[0]
+            at = [jnp.asarray(i, np.int32) for i in (remainder, 0, *begin, 0)]
+            return lax.dynamic_slice(x, at, (1, batch, *shape, x.shape[-1]))[0]
 
         def g_part(low, high):
             begin, end, _ = _bounds((0,) * rank, ones, counts, low, high)

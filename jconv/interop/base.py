@@ -50,6 +50,13 @@ class Leaf(NamedTuple):
         return tuple(part for part in (*self.module.split("/"), *self.name.split("/")) if part)
 
     @property
+    def groups(self) -> int:
+        """Of a kernel."""
+        if self.kind == "ConvTranspose":
+            return self.features // self.shape[-2]
+        return self.input_shape[-1] // self.shape[-2]
+
+    @property
     def here(self) -> str:
         return HERE.get(self.kind, "[channels]") if self.name.endswith("kernel") else "[channels]"
 
@@ -60,6 +67,7 @@ class Layout(NamedTuple):
     text: str
     there: Callable[[np.ndarray, Leaf], np.ndarray]
     back: Callable[[np.ndarray, Leaf], np.ndarray]
+    has_groups: bool = True  # otherwise the library has no such layer with groups
 
 
 class Convention(NamedTuple):
@@ -133,10 +141,11 @@ def named_leaves(leaves: list[Leaf], convention: Convention, names: Names | None
     found: dict[str, tuple[Leaf, Layout]] = {}
     for leaf in leaves:
         entry = (leaf.name, SAME) if convention.names is None else convention.names.get((leaf.kind, leaf.name))
-        if entry is None:
+        grouped = leaf.name == "kernel" and entry is not None and not entry[1].has_groups and leaf.groups > 1
+        if entry is None or grouped:
+            what = f"{leaf.groups} groups" if grouped else repr(leaf.name)
             raise ValueError(
-                f"layer: got {leaf.kind} {leaf.module!r} with {leaf.name!r}, of which {convention.library} has no "
-                "counterpart."
+                f"layer: got {leaf.kind} {leaf.module!r} with {what}, of which {convention.library} has no counterpart."
             )
         parts = leaf.module.split("/")
         longest = next((i for i in range(len(parts), -1, -1) if "/".join(parts[:i]) in table), None)
@@ -154,10 +163,11 @@ def _reorder(array: np.ndarray, leaf: Leaf, convention: Convention, back: bool) 
     mixes = _mixes(leaf.kind, leaf.input_shape)
     if not convention.channels_first or leaf.flattened == () or (mixes and leaf.name != "kernel"):
         return array
-    if leaf.flattened is None:
+    if leaf.flattened is None or (not mixes and leaf.kind not in ("BatchNorm", "LayerNorm")):
+        what = "behind branches that flatten" if leaf.flattened is None else "behind a Flatten"
         raise ValueError(
-            f"layer: got {leaf.kind} {leaf.module!r} behind branches that flatten; {convention.library} orders their "
-            "features otherwise, which is accepted only where layers follow each other."
+            f"layer: got {leaf.kind} {leaf.module!r} {what}; {convention.library} orders flattened features otherwise, "
+            "which is accepted for Dense, BatchNorm and LayerNorm where layers follow each other."
         )
     order = np.moveaxis(np.arange(math.prod(leaf.flattened)).reshape(leaf.flattened), -1, 0).reshape(-1)
     axis = array.ndim - 2 if mixes else array.ndim - 1

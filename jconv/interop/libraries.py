@@ -21,18 +21,14 @@ def _flip(a: np.ndarray) -> np.ndarray:
     return np.flip(a, tuple(range(a.ndim - 2)))
 
 
-def _groups(leaf: Leaf) -> int:
-    return leaf.features // leaf.shape[-2]
-
-
 def _transposed_there(a: np.ndarray, leaf: Leaf) -> np.ndarray:
-    groups, rank = _groups(leaf), a.ndim - 2
+    groups, rank = leaf.groups, a.ndim - 2
     a = _flip(a).reshape(*a.shape[:-1], groups, -1)  # [*window, out / groups, groups, in / groups]
     return a.transpose(rank + 1, rank, rank + 2, *range(rank)).reshape(leaf.features, -1, *a.shape[:rank])
 
 
 def _transposed_back(a: np.ndarray, leaf: Leaf) -> np.ndarray:
-    groups, rank = _groups(leaf), a.ndim - 2
+    groups, rank = leaf.groups, a.ndim - 2
     a = a.reshape(groups, leaf.features // groups, *a.shape[1:])
     return _flip(a.transpose(*range(3, rank + 3), 1, 0, 2).reshape(leaf.shape))
 
@@ -56,14 +52,16 @@ DEPTHWISE = Layout(
     lambda a, leaf: a.reshape(*a.shape[:-2], leaf.input_shape[-1], -1),
     lambda a, leaf: a.reshape(leaf.shape),
 )
-FLIPPED = Layout("[*window, out, in], flipped", lambda a, leaf: _flip(a), lambda a, leaf: _flip(a))
+UNGROUPED = SAME._replace(text="[*window, out, in]", has_groups=False)
+FLIPPED = Layout("[*window, out, in], flipped", lambda a, leaf: _flip(a), lambda a, leaf: _flip(a), has_groups=False)
 FLIPPED_IO = Layout(
     "[*window, in, out], flipped",
     lambda a, leaf: _flip(a).swapaxes(-1, -2),
     lambda a, leaf: _flip(a).swapaxes(-1, -2),
+    has_groups=False,
 )
 TRANSPOSE_OI = Layout("[out, in / groups, *window], flipped", _transposed_there, _transposed_back)
-PATCHES = Layout("[*positions, in * window, out]", _local_there, _local_back)
+PATCHES = Layout("[*positions, in * window, out]", _local_there, _local_back, has_groups=False)
 AS_IMAGE = Layout(
     "[1, ..., 1, channels]",
     lambda a, leaf: a.reshape(*(1,) * (len(leaf.input_shape) - 1), -1),
@@ -110,7 +108,9 @@ TORCH = Convention(
 KERAS = Convention(
     "Keras",
     names={
-        **_kernels("kernel", "bias", {"Conv": SAME, "DepthwiseConv": DEPTHWISE, "ConvTranspose": SAME, "Dense": SAME}),
+        **_kernels(
+            "kernel", "bias", {"Conv": SAME, "DepthwiseConv": DEPTHWISE, "ConvTranspose": UNGROUPED, "Dense": SAME}
+        ),
         **_norms("gamma", "beta", "moving_mean", "moving_variance"),
         ("SeparableConv", "depthwise/kernel"): ("depthwise_kernel", DEPTHWISE),
         ("SeparableConv", "pointwise/kernel"): ("pointwise_kernel", SAME),
@@ -141,7 +141,7 @@ PLAIN = Convention("jconv")
 
 
 def _flax(transpose_kernel: bool, collections: bool) -> Convention:
-    transposed = SAME if transpose_kernel else FLIPPED_IO
+    transposed = UNGROUPED if transpose_kernel else FLIPPED_IO
     kernels = {"Conv": SAME, "DepthwiseConv": SAME, "ConvTranspose": transposed, "Dense": SAME, "ConvLocal": PATCHES}
     names = {**_kernels("kernel", "bias", kernels), **_norms("scale", "bias", "mean", "var")}
     return Convention("Flax", "/", names, ("params", "batch_stats") if collections else ("", ""))
@@ -244,7 +244,8 @@ def to_torch(
         names: as for `from_torch`.
 
     Returns:
-        Names and NumPy arrays; ``{n: torch.from_numpy(a) for n, a in ...}`` is for ``load_state_dict``.
+        Names and NumPy arrays; ``{n: torch.from_numpy(a) for n, a in ...}`` is for ``load_state_dict``. PyTorch takes
+        a bfloat16 array as ``torch.from_numpy(a.view("int16")).view(torch.bfloat16)``.
 
     Raises:
         ValueError: for params or state of another network, or a layer that PyTorch does not have.
@@ -396,7 +397,7 @@ def from_flax(
         ``flax.linen.Conv``, ``flax.linen.ConvTranspose``, ``flax.linen.BatchNorm`` and their like in ``flax.nnx``.
     """
     arrays = _flat(variables, "/")
-    collections = any(name.split("/")[0] in ("params", "batch_stats") for name in arrays)
+    collections = {name.split("/")[0] for name in arrays} <= {"params", "batch_stats"}
     return to_here(layer, input_shape, arrays, _flax(transpose_kernel, collections), names, "variables")
 
 
@@ -589,7 +590,7 @@ def from_equinox(
     References:
         ``equinox.nn.Conv``, ``equinox.nn.ConvTranspose``, ``equinox.nn.BatchNorm``.
     """
-    arrays = _flat(module, ".")
+    arrays = {n: a for n, a in _flat(module, ".").items() if ".init" not in n}  # of the state, before it is taken out
     if module_state is not None:
         for path in _equinox_norms(layer, input_shape, names):
             mean, var = _equinox_averages(_at(module, path), module_state)
