@@ -193,11 +193,10 @@ def test_torch_conv_transpose(rank, seed, algorithm):
     np.testing.assert_allclose(k_bar.transpose(rank + 1, rank, *range(rank)), tk.grad, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("stride", [1, 2, 3])
-@pytest.mark.parametrize("window", [1, 2, 3, 4])
-def test_lax_conv_transpose(window, stride, dilation, rank):
+@pytest.mark.parametrize(("rank", "window"), [*itertools.product((1, 2), (1, 2, 3, 4)), (3, 3)])
+def test_lax_conv_transpose(rank, window, stride, dilation):
     """Names and pairs, both settings of transpose_kernel, windows narrower than the stride; docs/porting.md."""
     x, k = draw((2, *(5, 6, 4)[:rank], 3)), draw((*(window,) * rank, 4, 3), seed=1)
     image = (0, rank + 1, *range(1, rank + 1))
