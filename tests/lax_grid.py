@@ -176,15 +176,19 @@ def main() -> int:
     args = parser.parse_args()
     tried: Counter[str] = Counter()
     differ = 0
-    for i in range(args.count):
-        c = case(random.Random(args.seed * 1_000_003 + i))
-        tried[c.transform] += 1
-        if found := difference(c):
-            differ += 1
-            print(f"{i}: {c}\n    {found}", flush=True)
-        if i % 200 == 199:
-            jax.clear_caches()
-    print(f"{args.count} tried ({', '.join(f'{n} {what}' for what, n in sorted(tried.items()))}); {differ} differ")
+    try:
+        for i in range(args.count):
+            c = case(random.Random(args.seed * 1_000_003 + i))
+            found = difference(c)
+            tried[c.transform] += 1
+            if found:
+                differ += 1
+                print(f"{i}: {c}\n    {found}", flush=True)
+            if i % 200 == 199:
+                jax.clear_caches()
+    except KeyboardInterrupt:
+        print("stopped")
+    print(f"{tried.total()} tried ({', '.join(f'{n} {what}' for what, n in sorted(tried.items()))}); {differ} differ")
     return int(differ > 0)
 
 
