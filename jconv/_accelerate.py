@@ -404,6 +404,7 @@ class _Traced(NamedTuple):
     run: Callable[..., Any]
     tree: Any
     found: tuple[Replacement, ...]
+    inside: Callable[..., Any] | None  # what is jitted, where it is one call that neither places nor donates anything
 
 
 class Accelerated:
@@ -415,15 +416,10 @@ class Accelerated:
         # A jitted function is traced once for each kind of arguments, and so is it here; any other is run each time.
         self._jitted = hasattr(fn, "lower")
         self._kept: dict[Any, _Traced] = {}
-        self._arrays: dict[Any, _Traced] = {}  # the same where every argument is an array, by what is quick to look up
+        self._quick: Callable[..., Any] | None = None  # for arguments that are all arrays, where none is donated
 
     def _trace(self, args: Any, kwargs: Any) -> tuple[_Traced, list[Any]]:
         leaves, tree = jax.tree.flatten((args, kwargs))
-        if self._jitted and all(isinstance(leaf, jax.Array) for leaf in leaves):
-            key = (tree, *(leaf.aval for leaf in leaves), *_context())
-            if key not in self._arrays:
-                self._arrays[key] = self._traced(leaves, tree, _is_array)[0]
-            return self._arrays[key], leaves
         if not self._jitted:
             return self._traced(leaves, tree, _is_array)
         try:
@@ -450,15 +446,24 @@ class Accelerated:
         replacer = _Replacer(self._algorithm)
         if _has_convolution(closed):
             closed = jax.make_jaxpr(lambda *inputs, old=closed: replacer.run(old, inputs))(*inputs)
-        traced = _Traced(_runner(closed), jax.tree.structure(shape), tuple(replacer.found))
+        run, inside = _runner(closed)
+        traced = _Traced(run, jax.tree.structure(shape), tuple(replacer.found), inside)
         if key is not None:
             self._kept[key] = traced
         return traced, inputs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arrays = self._jitted and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((args, kwargs)))
+        if arrays and self._quick is not None:
+            return self._quick(*args, **kwargs)
         traced, inputs = self._trace(args, kwargs)
-        if self._jitted and not traced.found:  # there is nothing to replace
-            return self._fn(*args, **kwargs)
+        if arrays and traced.inside:  # from now on jit itself keeps what was traced for which arguments
+
+            def evaluated(*args: Any, **kwargs: Any) -> Any:
+                traced, inputs = self._trace(args, kwargs)
+                return traced.tree.unflatten((traced.inside or traced.run)(*inputs))
+
+            self._quick = jax.jit(functools.wraps(self._fn)(evaluated))
         return traced.tree.unflatten(traced.run(*inputs))
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -483,15 +488,16 @@ def _context() -> tuple[Any, ...]:
     return jax.sharding.get_abstract_mesh(), *(getattr(jax.config, name) for name in CONTEXT)
 
 
-def _runner(closed: Any) -> Callable[..., Any]:
-    """A function that computes the jaxpr; where that is one jitted call of its inputs, jitted as that is."""
+def _runner(closed: Any) -> tuple[Callable[..., Any], Callable[..., Any] | None]:
+    """A function that computes the jaxpr, and, where that is one jitted call that donates nothing, what is jitted."""
     jaxpr = closed.jaxpr
     if len(jaxpr.eqns) == 1 and jaxpr.eqns[0].primitive.name == "jit" and not closed.consts:
         (eqn,) = jaxpr.eqns
         if _is_plain(eqn) and [*eqn.invars] == [*jaxpr.invars] and [*eqn.outvars] == [*jaxpr.outvars]:
             donated = tuple(i for i, donate in enumerate(eqn.params["donated_invars"]) if donate)
-            return jax.jit(jaxpr_as_fun(eqn.params["jaxpr"]), donate_argnums=donated)
-    return jaxpr_as_fun(closed)
+            inside = jaxpr_as_fun(eqn.params["jaxpr"])
+            return jax.jit(inside, donate_argnums=donated), None if donated else inside
+    return jaxpr_as_fun(closed), None
 
 
 def replace(fn: Callable[..., Any]) -> Callable[..., Any]:
