@@ -33,7 +33,7 @@ from jax import numpy as jnp
 from ._algorithms.base import Algorithms, Call, Role
 from ._conv import apply_role
 from ._dtypes import FLOATS, INTEGERS, holds
-from ._layouts import Moved, moved, passed_on, settled, transposed
+from ._layouts import Moved, apart, bind, joined, moved, passed_on, settled, transposed
 from ._primitive import ClosedJaxpr, Jaxpr, Literal, flatten_batch, jaxpr_as_fun
 from ._select import canonical, refusal
 from ._spec import ConvSpec
@@ -211,7 +211,7 @@ class _Replacer:
         opened = any(map(_has_convolution, _inner(eqn)))
         if not opened and any(isinstance(arg, Moved) for arg in args):
             pass_on = {"jit": self.inner, "custom_jvp_call": self.function}.get(name)
-            results = pass_on(eqn, args) if pass_on else passed_on(eqn, args, bind)
+            results = pass_on(eqn, args) if pass_on else passed_on(eqn, args)
             if results is not None:
                 return results
         args = list(map(settled, args))
@@ -300,27 +300,23 @@ class _Replacer:
         """A jitted function of arrays that are `Moved`."""
         if not _is_plain(eqn) or any(eqn.params["donated_invars"]):
             return None
-        given = [arg.axes if isinstance(arg, Moved) else None for arg in args]
+        arrays, given = apart(args)
         made: list[Any] = []
 
         def call(*arrays):
-            arrays = [a if axes is None else Moved(a, axes) for a, axes in zip(arrays, given, strict=True)]
-            values = self.values(eqn.params["jaxpr"], arrays)
-            made[:] = [v.axes if isinstance(v, Moved) else None for v in values]
-            return [v.array if isinstance(v, Moved) else v for v in values]
+            results, made[:] = apart(self.values(eqn.params["jaxpr"], joined(arrays, given)))
+            return results
 
         call.__name__ = eqn.params["name"]
-        results = jax.jit(call)(*(arg.array if isinstance(arg, Moved) else arg for arg in args))
-        return [r if axes is None else Moved(r, axes) for r, axes in zip(results, made, strict=True)]
+        return joined(jax.jit(call)(*arrays), made)
 
     def function(self, eqn: Any, args: list[Any]) -> list[Any] | None:
         """A function with a derivative of its own, such as an activation, of arrays that are `Moved`."""
         if not all(jnp.issubdtype(v.aval.dtype, jnp.inexact) for v in eqn.invars):
             return None
         first = next(arg for arg in args if isinstance(arg, Moved))
-        given = [arg.axes if isinstance(arg, Moved) else None for arg in args]
+        arrays, given = apart(args)
         made = [first.axes if v.aval.shape == first.shape else None for v in eqn.outvars]
-        meant = lambda arrays: [a if axes is None else Moved(a, axes) for a, axes in zip(arrays, given, strict=True)]
         kept = lambda values: [
             settled(v) if axes is None else transposed(v, np.argsort(axes).tolist())
             for v, axes in zip(values, made, strict=True)
@@ -328,17 +324,17 @@ class _Replacer:
 
         @jax.custom_jvp
         def primal(*arrays):
-            return kept(self.values(eqn.params["call_jaxpr"], meant(arrays)))
+            return kept(self.values(eqn.params["call_jaxpr"], joined(arrays, given)))
 
         @primal.defjvp
         def _(primals, tangents):
             rule = lambda p, t: jax.jvp(lambda *args: list(bind(eqn, list(args))), p, t)
             shapes = tuple(_shape(v.aval) for v in eqn.invars)
-            results = self.values(jax.make_jaxpr(rule)(shapes, shapes), [*meant(primals), *meant(tangents)])
+            inputs = joined([*primals, *tangents], given * 2)
+            results = self.values(jax.make_jaxpr(rule)(shapes, shapes), inputs)
             return kept(results[: len(made)]), kept(results[len(made) :])
 
-        arrays = [arg.array if isinstance(arg, Moved) else arg for arg in args]
-        return [r if axes is None else Moved(r, axes) for r, axes in zip(primal(*arrays), made, strict=True)]
+        return joined(primal(*arrays), made)
 
     def _custom_vjp_call(self, eqn, args):
         call = eqn.params["call_jaxpr"]
@@ -370,12 +366,6 @@ def _filled(leaves: list[Any], is_input: Callable[[Any], bool], inputs: Iterable
     """The leaves with the inputs in their places."""
     found = iter(inputs)
     return [next(found) if is_input(leaf) else leaf for leaf in leaves]
-
-
-def bind(eqn: Any, args: list[Any]) -> list[Any]:
-    """An equation as it stands."""
-    out = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
-    return list(out) if eqn.primitive.multiple_results else [out]
 
 
 def _shape(aval: Any) -> jax.ShapeDtypeStruct:

@@ -28,6 +28,7 @@ import jax
 from jax.lib import __version__ as jaxlib_version  # type: ignore
 
 from ._algorithms.base import Call
+from ._files import write_atomically
 from ._version import __version__
 
 if sys.platform == "win32":
@@ -232,20 +233,6 @@ def _put_aside(path: pathlib.Path) -> pathlib.Path:
     return aside
 
 
-def _write(path: pathlib.Path, choices: Mapping[str, Mapping[str, Any]]) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, "choices": choices}, file, indent=1, sort_keys=True, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None = None) -> None:
     """Keeps choices measured on this machine's first device: for this process, and in the file for later ones.
 
@@ -268,7 +255,9 @@ def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None =
                     complaint = f"was not understood ({error}) and is now {_put_aside(path)}"
             own = choices.setdefault(section, {})
             own.update({key: choice._asdict() for key, choice in entries.items()})
-            _write(path, choices)
+            content = {"format": FORMAT, "choices": choices}
+            text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+            write_atomically(path, f"{text}\n".encode())
     except OSError as error:
         complaint = f"cannot be written ({error}), so the tuned choices hold in this process only"
     if complaint:

@@ -71,6 +71,23 @@ def transposed(value: Any, axes: Sequence[int]) -> jax.Array:
     return jnp.asarray(value) if list(axes) == sorted(axes) else jnp.transpose(value, axes)
 
 
+def apart(values: Sequence[Any]) -> tuple[list[Any], list[tuple[int, ...] | None]]:
+    """Values as the arrays that are kept, and the axes of those that are `Moved`."""
+    arrays = [value.array if isinstance(value, Moved) else value for value in values]
+    return arrays, [value.axes if isinstance(value, Moved) else None for value in values]
+
+
+def joined(arrays: Sequence[Any], axes: Sequence[tuple[int, ...] | None]) -> list[Any]:
+    """Values of what `apart` gave."""
+    return [a if how is None else Moved(a, how) for a, how in zip(arrays, axes, strict=True)]
+
+
+def bind(eqn: Any, args: list[Any]) -> list[Any]:
+    """An equation as it stands."""
+    out = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
+    return list(out) if eqn.primitive.multiple_results else [out]
+
+
 def _ones_aside(value: Moved, shape: Sequence[int]) -> Any:
     """`value` reshaped where only axes of one element come or go; None where it is another reshape."""
     long = [i for i, n in enumerate(value.shape) if n != 1]
@@ -85,30 +102,25 @@ def _ones_aside(value: Moved, shape: Sequence[int]) -> Any:
     return moved(array, [next(one) if n == 1 else next(place) for n in shape])
 
 
-def _alike(args: Sequence[Any], first: Moved) -> list[Any]:
-    """Operands that lie as the first one."""
-    back = np.argsort(first.axes).tolist()
-    return [arg if np.ndim(arg) == 0 else transposed(arg, back) for arg in args]
-
-
-def passed_on(eqn: Any, args: Sequence[Any], bind: Any) -> list[Any] | None:
+def passed_on(eqn: Any, args: Sequence[Any]) -> list[Any] | None:
     """The results of an equation some of whose operands are `Moved`; None where it needs them as they are meant."""
     name, first = eqn.primitive.name, next(arg for arg in args if isinstance(arg, Moved))
     if len(eqn.outvars) != 1 or any(eqn.params.get(p) is not None for p in ("sharding", "out_sharding")):
         return None
     shape = getattr(eqn.outvars[0].aval, "shape", ())
+    back = np.argsort(first.axes).tolist()
+    turned: dict[str, Any] | None = None  # the parameters for operands that all lie as the first one
     # Operands of as many axes, some of one element, are accepted by some versions.
     if name in ELEMENTWISE and all(np.ndim(arg) in (0, len(shape)) for arg in args):
-        return [Moved(result, first.axes) for result in bind(eqn, _alike(args, first))]
-    if name in ENTRIES and all(np.ndim(arg) in (0, first.ndim) for arg in args):
+        turned = {}
+    elif name in ENTRIES and all(np.ndim(arg) in (0, first.ndim) for arg in args):
         given = {p: eqn.params[p] for p in ENTRIES[name] if eqn.params[p] is not None}
-        back = np.argsort(first.axes)
         turned = {p: tuple(entries[i] for i in back) for p, entries in given.items()}
-        turned_eqn = eqn.replace(params={**eqn.params, **turned})
-        return [Moved(result, first.axes) for result in bind(turned_eqn, _alike(args, first))]
-    if name == "concatenate":
-        turned_eqn = eqn.replace(params={**eqn.params, "dimension": first.axes[eqn.params["dimension"]]})
-        return [Moved(result, first.axes) for result in bind(turned_eqn, _alike(args, first))]
+    elif name == "concatenate":
+        turned = {"dimension": first.axes[eqn.params["dimension"]]}
+    if turned is not None:
+        alike = [arg if np.ndim(arg) == 0 else transposed(arg, back) for arg in args]
+        return [Moved(result, first.axes) for result in bind(eqn.replace(params=eqn.params | turned), alike)]
     if name in REDUCTIONS and len(args) == 1:
         gone = eqn.params["axes"]
         axes = tuple(sorted(first.axes[i] for i in gone))

@@ -14,16 +14,14 @@ MODES = ("full", "valid", "same")
 METHODS = ("auto", "direct", "fft")
 
 
-def _checked(name1: str, in1, name2: str, in2, mode: str, method: str):
+def _checked(in1, in2, mode: str, method: str):
     in1, in2 = jnp.asarray(in1), jnp.asarray(in2)
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, {nearest(mode, MODES)}")
     if method not in METHODS:
         raise ValueError(f"method: got {method!r}, {nearest(method, METHODS)}")
     if in1.ndim != in2.ndim:
-        raise ValueError(
-            f"{name1} and {name2}: got shapes {in1.shape} and {in2.shape}, accepted are arrays with as many axes."
-        )
+        raise ValueError(f"in1 and in2: got shapes {in1.shape} and {in2.shape}, accepted are arrays with as many axes.")
     if mode == "valid" and not _covers(in1, in2) and not _covers(in2, in1):
         raise ValueError(
             f"mode: got 'valid' for shapes {in1.shape} and {in2.shape}; accepted is that one is at least as long as "
@@ -77,7 +75,7 @@ def convolve(
         Arguments and modes of ``scipy.signal.convolve``. ``numpy.convolve`` differs in ``"same"`` alone, where it
         takes the length of the longer one.
     """
-    in1, in2 = _checked("in1", in1, "in2", in2, mode, method)
+    in1, in2 = _checked(in1, in2, mode, method)
     if in1.ndim == 0:
         return in1 * in2
     first, lengths = [], []
@@ -148,5 +146,4 @@ def correlate(
     References:
         Arguments and modes of ``scipy.signal.correlate``; the default mode of ``numpy.correlate`` is ``"valid"``.
     """
-    in1, in2 = _checked("in1", in1, "in2", in2, mode, method)
-    return convolve(in1, jnp.flip(jnp.conj(in2)), mode=mode, method=method, precision=precision)
+    return convolve(in1, jnp.flip(jnp.conj(jnp.asarray(in2))), mode=mode, method=method, precision=precision)

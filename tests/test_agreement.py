@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import os
 import random
 
 import jax
@@ -219,7 +218,6 @@ def test_lax_conv_transpose(rank, window, stride, dilation):
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 def test_keras_conv_transpose(window, stride, rank):
     """same, valid and every output_padding that Keras accepts; docs/porting.md."""
-    os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = pytest.importorskip("keras")
     x, k = draw((2, *(5, 6, 4)[:rank], 3)), draw((*(window,) * rank, 4, 3), seed=1)
     for padding, extra in itertools.product(("same", "valid"), (None, *range(stride))):

@@ -1,6 +1,5 @@
 """Models of the layer libraries, each as it is: under `accelerate` they give the same losses."""
 
-import os
 import re
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from jax import numpy as jnp
 
 import jconv
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((4, 12, 12, 3)), jnp.float32)
 LABELS = jnp.asarray(RNG.integers(5, size=4))

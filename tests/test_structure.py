@@ -13,6 +13,7 @@ ORDER = [
     "_algorithms",
     "_dtypes",
     "plugins",
+    "_files",
     "_cache",
     "_select",
     "_primitive",

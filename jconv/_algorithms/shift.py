@@ -152,7 +152,7 @@ def _looped(x, g, starts, call: Call):
         x = x.transpose(*range(2, 2 * rank + 1, 2), 0, *range(1, 2 * rank, 2), 2 * rank + 1)
     x = x.reshape(-1, batch, *space, x.shape[-1])  # [remainders, batch, *positions, channels]
 
-    def place(tap):
+    def offsets(tap):
         remainder = 0
         for start, step in zip(tap, strides, strict=True):
             remainder = remainder * step + start % step
@@ -160,7 +160,7 @@ def _looped(x, g, starts, call: Call):
 
     ones = (1,) * rank
 
-    def turn(place):
+    def term(place):
         def x_part(low, high):
             begin, _, shape = _bounds(place[1:], ones, counts, low, high)
             # An index that is known helps to vectorise.
@@ -174,8 +174,8 @@ def _looped(x, g, starts, call: Call):
 
         return _summed(x_part, g_part, counts, FOLD if rank < 3 else FOLD // 2, call)
 
-    places = np.array([place(tap) for tap in itertools.product(*starts)], np.int32)
-    return lax.map(lambda p: turn([p[i] for i in range(rank + 1)]), places).reshape(spec.kernel_shape)
+    places = np.array([offsets(tap) for tap in itertools.product(*starts)], np.int32)
+    return lax.map(lambda p: term([p[i] for i in range(rank + 1)]), places).reshape(spec.kernel_shape)
 
 
 def _written_out(x, g, lows, call: Call):

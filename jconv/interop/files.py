@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax import numpy as jnp
+
+from .._files import write_atomically
 
 DTYPES = {
     "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,
@@ -100,13 +101,4 @@ def write_safetensors(
     for name, array in found.items():
         if array.dtype.name not in NAMES:
             raise ValueError(f"arrays: got {name!r} of {array.dtype}, accepted are {', '.join(NAMES)}.")
-    content = library.numpy.save(found, metadata=dict(metadata or {}) or None)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, library.numpy.save(found, metadata=dict(metadata or {}) or None))
