@@ -10,11 +10,11 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import _primitive, plugins
-from ._algorithms.base import ROLES, Algorithms, Call, Role, accumulator
+from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role, accumulator
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
-from ._dtypes import broadcast_bias, canonical_precision, check_dtype, common_dtype, result_dtype
-from ._select import Selection, canonical, resolve
+from ._dtypes import broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
+from ._select import Selection, canonical, finish_result, resolve
 from ._spec import (
     ConvSpec,
     Padding,
@@ -30,26 +30,36 @@ from ._spec import (
 )
 
 
-def _with_bias(y, bias):
+def _bias(bias, features: int, dtype) -> jax.Array | None:
+    """A bias that fits, or none."""
     if bias is None:
-        return y
+        return None
     bias = jnp.asarray(bias)
-    if bias.shape != y.shape[-1:]:
-        raise ValueError(f"bias: got shape {bias.shape}, accepted is ({y.shape[-1]},), one for each output channel.")
-    return y + broadcast_bias(bias, y)
+    if bias.shape != (features,):
+        raise ValueError(f"bias: got shape {bias.shape}, accepted is ({features},), one for each output channel.")
+    check_bias(bias, dtype)
+    return bias
 
 
 # One role ------------------------------------------------------------------------------------------------
-def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype):
-    """Binds one role; any number of batch axes in `spec`, one in the primitive."""
+def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype, bias=None, activation=None):
+    """Binds one role; any number of batch axes in `spec`, one in the primitive. A forward pass may be finished."""
     algorithms, flat = canonical(algorithm), _primitive.flatten_batch(spec)
     operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
     precision = canonical_precision(precision)
 
-    def run(a, b):
+    def run(a, b, bias=None):
         a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
         out = _primitive.bind(
-            a, b, spec=flat, role=role, algorithms=algorithms, precision=precision, out_dtype=out_dtype
+            a,
+            b,
+            bias,
+            spec=flat,
+            role=role,
+            algorithms=algorithms,
+            precision=precision,
+            out_dtype=out_dtype,
+            activation=activation,
         )
         return out.reshape(_primitive.shape_of(result, spec))
 
@@ -62,8 +72,8 @@ def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype
         ndim = len(_primitive.shape_of(result, spec))
         sharding = NamedSharding(mesh, PartitionSpec(*batch, *(None,) * (ndim - len(batch))))
         automatic = cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding))
-        return automatic(a, b)
-    return run(a, b)
+        return automatic(a, b) if bias is None else automatic(a, b, bias)
+    return run(a, b, bias)
 
 
 def _pad_by_mode(x, spec: ConvSpec, modes: tuple[str, ...]):
@@ -136,6 +146,7 @@ def conv(
     input_dilation: int | Sequence[int] = 1,
     kernel_dilation: int | Sequence[int] = 1,
     feature_group_count: int = 1,
+    activation: str | None = None,
     precision: Any = None,
     preferred_element_type: Any = None,
     algorithm: str | Algorithms = "auto",
@@ -166,6 +177,8 @@ def conv(
         input_dilation: distance between image elements after zeros are put between them.
         kernel_dilation: distance between taps, in elements.
         feature_group_count: number of groups; output channels of a group see its input channels only.
+        activation: what is applied to each y: ``"relu"``, max(y, 0), or None. Some algorithms add the bias and do this
+            before they write their result.
         precision: as for `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result. By default that of the operands, and int32 for integers of
             8 or 16 bits. 16-bit floats are summed in float32 in every role, whatever the result's dtype.
@@ -199,7 +212,10 @@ def conv(
     if set(modes) - {"zeros"}:
         padded = _padded_spec(spec, modes)
         x, spec = _pad_by_mode(x, spec, modes), padded
-    return _with_bias(apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype), bias)
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f"activation: got {activation!r}, accepted is None, {nearest(str(activation), ACTIVATIONS)}")
+    given = _bias(bias, spec.out_features, out_dtype)
+    return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation)
 
 
 def _transpose_size(entry, size, window, stride, output_padding, output_size, axis) -> int:
@@ -343,7 +359,8 @@ def conv_transpose(
         kernel_dilation=dilation,
         feature_group_count=groups,
     )
-    return _with_bias(_input_grad(x, kernel, spec, padding_mode, algorithm, precision, out_dtype), bias)
+    y = _input_grad(x, kernel, spec, padding_mode, algorithm, precision, out_dtype)
+    return finish_result(y, Finish(_bias(bias, y.shape[-1], out_dtype)))
 
 
 def conv_local(

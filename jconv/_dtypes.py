@@ -72,15 +72,20 @@ def result_dtype(dtype: np.dtype, preferred_element_type: Any) -> np.dtype:
     return np.dtype(preferred)
 
 
-def broadcast_bias(bias: jax.Array, y: jax.Array) -> jax.Array:
-    """`bias` over the shape of y. It is broadcast in the accumulator's dtype, so that its gradient is summed there."""
+def check_bias(bias: jax.Array, dtype: np.dtype) -> None:
+    """TypeError for a bias that a result of this dtype does not hold."""
     check_dtype(bias.dtype, "bias")
-    holds = bias.dtype == y.dtype or jnp.promote_types(bias.dtype, y.dtype) == y.dtype
-    if not holds or digits(bias.dtype) > digits(y.dtype):
+    holds = bias.dtype == dtype or jnp.promote_types(bias.dtype, dtype) == dtype
+    if not holds or digits(bias.dtype) > digits(dtype):
         raise TypeError(
-            f"bias: got dtype {bias.dtype} for a result of {y.dtype}, which would round it silently. Cast it, or set "
+            f"bias: got dtype {bias.dtype} for a result of {dtype}, which would round it silently. Cast it, or set "
             "preferred_element_type."
         )
+
+
+def broadcast_bias(bias: jax.Array, y: jax.Array) -> jax.Array:
+    """`bias` over the shape of y. It is broadcast in the accumulator's dtype, so that its gradient is summed there."""
+    check_bias(bias, y.dtype)
     return jnp.broadcast_to(bias.astype(accumulator(y.dtype)), y.shape).astype(y.dtype)
 
 

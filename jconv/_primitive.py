@@ -14,12 +14,21 @@ set is closed under differentiation of any order, and no algorithm is ever diffe
 Batching needs one more observation. Each index of T other than space belongs to two of the arguments, and `g` to all
 three: b to x and y, i to x and k, c to k and y. A vmapped axis of one operand alone is carried to the result, so it
 can be folded into the index that this operand shares with the result; an axis of both operands folds into g.
+
+What follows a forward pass element by element, a bias and an activation, is part of a second primitive, so that an
+algorithm can do it before it writes its result. Its derivative is made of the first one: with y = act(u) and
+u = forward(x, k) + bias,
+
+    dy = act'(y) * (forward(dx, k) + forward(x, dk) + dbias)
+
+for an act whose derivative its result tells.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import operator
 from typing import Any
 
 import jax
@@ -31,9 +40,9 @@ from jax.extend.core import Primitive
 from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
-from ._algorithms.base import OPERANDS, RESULT, Algorithms, Call, Role
-from ._dtypes import keeps_64_bits
-from ._select import check, refusal, resolve
+from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role
+from ._dtypes import broadcast_bias, keeps_64_bits
+from ._select import check, finish_result, refusal, resolve
 from ._select import run as run_plan
 from ._spec import ConvSpec
 
@@ -43,6 +52,7 @@ SHARED = {frozenset("xy"): "b", frozenset("xk"): "i", frozenset("ky"): "c"}  # t
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 conv_p = Primitive("jconv")
+finished_p = Primitive("jconv_finished")  # of (x, k) or (x, k, bias), with a parameter more: the activation
 
 
 def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
@@ -50,17 +60,31 @@ def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
     return {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}[argument]
 
 
-def bind(a, b, *, spec: ConvSpec, role: Role, algorithms: Algorithms, precision: Any, out_dtype: Any) -> jax.Array:
+def bind(
+    a,
+    b,
+    bias=None,
+    *,
+    spec: ConvSpec,
+    role: Role,
+    algorithms: Algorithms,
+    precision: Any,
+    out_dtype: Any,
+    activation: str | None = None,
+) -> jax.Array:
     """Binds the primitive: operands in one dtype, varying over the same manual axes, an algorithm that covers it."""
     if a.dtype != b.dtype:
         dtype = jnp.promote_types(a.dtype, b.dtype)
         a, b = a.astype(dtype), b.astype(dtype)
-    varying = jax.typeof(a).mat.varying | jax.typeof(b).mat.varying
-    a, b = (_varying(v, varying) for v in (a, b))
+    operands = [a, b] if bias is None else [a, b, bias]
+    varying = frozenset().union(*(jax.typeof(v).mat.varying for v in operands))
+    operands = [_varying(v, varying) for v in operands]
     check(algorithms.role(role), Call(spec, role, a.dtype, jnp.dtype(out_dtype), precision))
-    return conv_p.bind(
-        a, b, spec=spec, role=role, algorithms=algorithms, precision=precision, out_dtype=jnp.dtype(out_dtype)
-    )
+    params = {"spec": spec, "role": role, "algorithms": algorithms, "precision": precision}
+    params["out_dtype"] = jnp.dtype(out_dtype)
+    if bias is None and activation is None:
+        return conv_p.bind(*operands, **params)
+    return finished_p.bind(*operands, **params, activation=activation)
 
 
 def _varying(v, axes):
@@ -74,21 +98,24 @@ def _varying(v, axes):
 
 
 # Shapes and execution ------------------------------------------------------------------------------------
+@finished_p.def_abstract_eval
 @conv_p.def_abstract_eval
-def _abstract_eval(a, b, *, spec, role, out_dtype, **_):
+def _abstract_eval(a, b, *bias, spec, role, out_dtype, **_):
     expected = tuple(shape_of(argument, spec) for argument in OPERANDS[role])
     if (a.shape, b.shape) != expected:
         raise TypeError(f"jconv {role}: operands of shapes {a.shape} and {b.shape} for {spec}")
-    if a.mat.varying != b.mat.varying:
-        raise TypeError(f"jconv {role}: operands vary over {a.mat.varying} and {b.mat.varying}; bind through conv")
+    if len({v.mat.varying for v in (a, b, *bias)}) > 1:
+        axes = " and ".join(str(v.mat.varying) for v in (a, b, *bias))
+        raise TypeError(f"jconv {role}: operands vary over {axes}; bind through conv")
     shape = shape_of(RESULT[role], spec)
     sharding = a.sharding.update(spec=jax.sharding.PartitionSpec(*(None,) * len(shape)))
     return a.update(shape=shape, dtype=out_dtype, weak_type=False, sharding=sharding)
 
 
+@finished_p.def_impl
 @conv_p.def_impl
-@functools.partial(jax.jit, static_argnames=("spec", "role", "algorithms", "precision", "out_dtype"))
-def _impl(a, b, **params):
+@functools.partial(jax.jit, static_argnames=("spec", "role", "algorithms", "precision", "out_dtype", "activation"))
+def _impl(a, b, *bias, **params):
     # Not conv_p.bind, which would come back here under jax.disable_jit. Every branch is traced, so only those that the
     # algorithm covers are there.
     name = params["algorithms"].role(params["role"])
@@ -97,28 +124,44 @@ def _impl(a, b, **params):
     return jax.lax.platform_dependent(
         a,
         b,
+        *bias,
         default=functools.partial(_run, None, **params),
         **{platform: functools.partial(_run, platform, **params) for platform in able},
     )
 
 
-def _run(platform: str | None, a, b, *, spec, role, algorithms, precision, out_dtype, portable=False):
+def _run(
+    platform: str | None,
+    a,
+    b,
+    bias=None,
+    *,
+    spec,
+    role,
+    algorithms,
+    precision,
+    out_dtype,
+    activation=None,
+    portable=False,
+):
+    finish = UNFINISHED if bias is None and activation is None else Finish(bias, activation)
     call = Call(spec, role, a.dtype, out_dtype, precision, platform, portable)
     name = resolve(algorithms.role(role), call).name
     with jax.named_scope(f"jconv.{role}.{name}"), keeps_64_bits(a.dtype, out_dtype):
         if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
-            return jnp.zeros(shape_of(RESULT[role], spec), out_dtype)  # an empty sum
-        return run_plan(name, a, b, call).astype(out_dtype)
+            return finish_result(jnp.zeros(shape_of(RESULT[role], spec), out_dtype), finish)  # an empty sum
+        return run_plan(name, a, b, call, finish)
 
 
-def _lower(platform: str | None, ctx, a, b, **params):
+def _lower(platform: str | None, ctx, *operands, **params):
     portable = ctx.module_context.lowering_parameters.for_export
     run = functools.partial(_run, platform, portable=portable)
-    return mlir.lower_fun(run, multiple_results=False)(ctx, a, b, **params)
+    return mlir.lower_fun(run, multiple_results=False)(ctx, *operands, **params)
 
 
 for _platform in (None, *PLATFORMS):  # None: what any other platform gets
-    mlir.register_lowering(conv_p, functools.partial(_lower, _platform), platform=_platform)
+    for _each in (conv_p, finished_p):
+        mlir.register_lowering(_each, functools.partial(_lower, _platform), platform=_platform)
 
 
 # Differentiation -----------------------------------------------------------------------------------------
@@ -141,6 +184,36 @@ def _transpose(operand: int, ct, a, b, *, spec, role, algorithms, precision, out
 
 
 ad.defbilinear(conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
+
+
+def _finished_jvp(primals, tangents, *, activation, **params):
+    (x, k, *_), (dx, dk, *dbias) = primals, tangents
+    y = bind(*primals, activation=activation, **params)
+    terms = [bind(*pair, **params) for pair in ((dx, k), (x, dk)) if not any(isinstance(v, ad.Zero) for v in pair)]
+    terms += [broadcast_bias(d, y) for d in dbias if not isinstance(d, ad.Zero)]
+    dy = functools.reduce(operator.add, terms)
+    return y, dy if activation is None else DERIVATIVES[activation](y, dy)
+
+
+def _in_steps(x, k, bias=None, *, activation, **params):
+    """What the finished primitive computes, by the other one."""
+    return finish_result(bind(x, k, **params), Finish(bias, activation))
+
+
+def _finished_transpose(ct, *operands, **params):
+    """Of what is linear: a bias and one of x and k, without an activation."""
+    linear = [i for i, v in enumerate(operands) if ad.is_undefined_primal(v)]
+
+    def apply(*values):
+        given = dict(zip(linear, values, strict=True))
+        return _in_steps(*(given.get(i, v) for i, v in enumerate(operands)), **params)
+
+    found = iter(jax.linear_transpose(apply, *(operands[i].aval for i in linear))(ct))
+    return [next(found) if i in linear else None for i in range(len(operands))]
+
+
+ad.primitive_jvps[finished_p] = _finished_jvp
+ad.primitive_transposes[finished_p] = _finished_transpose
 
 
 # Batching ------------------------------------------------------------------------------------------------
@@ -186,7 +259,12 @@ def _folded_spec(spec: ConvSpec, size: int, index: str) -> ConvSpec:
     )
 
 
-def _batch(args, dims, *, spec, role, **params):
+def _batch(args, dims, *, spec, role, activation=None, **params):
+    if len(args) > 2 and any(dim is not None for dim in dims[1:]):
+        return jax.vmap(functools.partial(_in_steps, spec=spec, role=role, activation=activation, **params), dims)(
+            *args
+        ), 0
+    args, bias, dims = args[:2], args[2:], dims[:2]
     operands, result = OPERANDS[role], RESULT[role]
     batched = [i for i in (0, 1) if dims[i] is not None]
     size = args[batched[0]].shape[dims[batched[0]]]
@@ -199,11 +277,12 @@ def _batch(args, dims, *, spec, role, **params):
             "or a symbolic size of x or g alone that stays a batch."
         )
     args = [_fold(arg, dims[i], operands[i], index, spec) if i in batched else arg for i, arg in enumerate(args)]
-    out = bind(*args, spec=_folded_spec(spec, size, index), role=role, **params)
+    folded = _folded_spec(spec, size, index)
+    out = bind(*args, *bias, spec=folded, role=role, activation=activation, **params)
     return _unfold(out, size, result, index, spec), 0
 
 
-batching.primitive_batchers[conv_p] = _batch
+batching.primitive_batchers[conv_p] = batching.primitive_batchers[finished_p] = _batch
 
 
 # Reading -------------------------------------------------------------------------------------------------

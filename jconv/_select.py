@@ -16,8 +16,21 @@ from typing import NamedTuple
 import jax
 
 from ._algorithms import REDUCTIONS
-from ._algorithms.base import ROLES, Algorithm, Algorithms, Call, Reduced, Work, reduced_call, through
+from ._algorithms.base import (
+    ACTIVATIONS,
+    ROLES,
+    UNFINISHED,
+    Algorithm,
+    Algorithms,
+    Call,
+    Finish,
+    Reduced,
+    Work,
+    reduced_call,
+    through,
+)
 from ._cache import device_kind, lookup, this_device
+from ._dtypes import broadcast_bias
 from ._spec import nearest
 from .plugins import algorithms
 
@@ -238,11 +251,28 @@ def resolve(name: str, call: Call) -> Selection:
 
 
 # Running -------------------------------------------------------------------------------------------------
-def run(name: str, a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
-    """Computes the call by the named plan."""
+def finish_result(y: jax.Array, finish: Finish) -> jax.Array:
+    """activation(y + bias)."""
+    y = y if finish.bias is None else y + broadcast_bias(finish.bias, y)
+    return y if finish.activation is None else ACTIVATIONS[finish.activation](y)
+
+
+def run(name: str, a: jax.Array, b: jax.Array, call: Call, finish: Finish = UNFINISHED) -> jax.Array:
+    """Computes the call by the named plan, finished, in the dtype of its result.
+
+    Behind reductions that keep the result's rows of channels, the last algorithm may finish it.
+    """
     reductions, algorithm = parts_of(name)
-    if not reductions:
-        return algorithm.run(call.role)(a, b, call)
-    first, rest = REDUCTIONS[reductions[0]], name.split(SEPARATOR, 1)[1]
-    reduced: Reduced = first.reduce(call)
-    return through(reduced, a, b, call, lambda a, b: run(rest, a, b, reduced_call(reduced, call)))
+    if reductions:
+        first, rest = REDUCTIONS[reductions[0]], name.split(SEPARATOR, 1)[1]
+        reduced: Reduced = first.reduce(call)
+        inside = UNFINISHED
+        if reduced.in_rows:
+            inside, finish = finish, UNFINISHED
+        y = through(reduced, a, b, call, lambda a, b: run(rest, a, b, reduced_call(reduced, call), inside))
+        return finish_result(y.astype(call.out_dtype), finish)
+    if finish is not UNFINISHED and algorithm.finished:
+        y = algorithm.finished(a, b, call, finish)
+        if y is not None:
+            return y.astype(call.out_dtype)
+    return finish_result(algorithm.run(call.role)(a, b, call).astype(call.out_dtype), finish)

@@ -129,7 +129,7 @@ def calls_in(jaxpr: Any, platform: str) -> list[Call]:
             return
         seen.add(id(jaxpr))
         for eqn in jaxpr.eqns:
-            if eqn.primitive is _primitive.conv_p:
+            if eqn.primitive in (_primitive.conv_p, _primitive.finished_p):
                 p, dtype = eqn.params, eqn.invars[0].aval.dtype
                 found[Call(p["spec"], p["role"], dtype, p["out_dtype"], p["precision"], platform)] = None
             for inner in _jaxprs(list(eqn.params.values())):

@@ -22,8 +22,10 @@ from importlib import metadata
 from typing import NamedTuple
 
 from ._algorithms import ALGORITHMS, REDUCTIONS
+from ._algorithms.base import UNFINISHED as UNFINISHED
 from ._algorithms.base import Algorithm as Algorithm
 from ._algorithms.base import Call as Call
+from ._algorithms.base import Finish as Finish
 from ._algorithms.base import Work as Work
 from ._algorithms.base import accumulator as accumulator
 from ._algorithms.base import long_matmul_work as long_matmul_work

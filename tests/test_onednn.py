@@ -111,7 +111,7 @@ def test_an_error_of_onednn_is_an_error_of_xla():
     call = jax.ffi.ffi_call(onednn.TARGET, results)
     arrays = {name: np.asarray(v, np.int64) for name, v in {**shapes, **pads}.items()}
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"oneDNN: .* for forward of a convolution: x=\(2, 9, 8, 6\)"):
-        jax.block_until_ready(call(X, K, role=np.int64(0), groups=np.int64(1), **arrays))
+        jax.block_until_ready(call(X, K, role=np.int64(0), groups=np.int64(1), activation=np.int64(0), **arrays))
 
 
 def random_case(rng):

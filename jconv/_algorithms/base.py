@@ -52,6 +52,22 @@ class Call(NamedTuple):
         return bool(jnp.issubdtype(self.dtype, jnp.integer))
 
 
+class Finish(NamedTuple):
+    """What a forward pass does to its sums y before it writes them: activation(y + bias).
+
+    `bias` is [out], of a dtype that the result holds, or None; `activation` is a name among `ACTIVATIONS`, or None.
+    """
+
+    bias: jax.Array | None = None
+    activation: str | None = None
+
+
+UNFINISHED = Finish()
+
+# The functions of `Finish`, and for each its derivative where the result y is known, applied to a tangent.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": lambda y: jnp.maximum(y, 0)}
+DERIVATIVES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"relu": lambda y, t: jnp.where(y > 0, t, 0)}
+
 Run = Callable[[jax.Array, jax.Array, Call], jax.Array]
 
 
@@ -121,6 +137,9 @@ class Algorithm:
     `kernel_grad(x, g, call)` that with respect to the kernel. `supports(call)` gives None where the algorithm
     covers the call, else the reason why it does not. `work(call)` gives what it costs.
 
+    `finished(x, kernel, call, finish)` is `forward` with a `Finish`, in one pass over the result, or None where it has
+    none for this call; without it what there is to finish is done to the result.
+
     `exact`: whether its error is at most that of direct summation. `local`: whether a NaN or an Inf reaches only the
     results whose definition contains it. `portable`: whether it consists of XLA's own operations.
     """
@@ -131,6 +150,7 @@ class Algorithm:
     kernel_grad: Run
     supports: Callable[[Call], str | None]
     work: Callable[[Call], Work]
+    finished: Callable[[jax.Array, jax.Array, Call, Finish], jax.Array | None] | None = None
     exact: bool = True
     local: bool = True
     portable: bool = True
@@ -161,6 +181,7 @@ class Reduced(NamedTuple):
 
     With `exchanged`, A x takes the place of T' 's y, and C y that of its x. With `parts`, T is the sum of so many such
     forms of one geometry: the maps give a list, one array for each, and their transposes take one.
+    With `in_rows`, C only moves whole rows of channels, so a result can be finished (`Finish`) where it lies in T'.
     """
 
     spec: ConvSpec
@@ -169,6 +190,7 @@ class Reduced(NamedTuple):
     y: Map = IDENTITY
     exchanged: bool = False
     parts: int = 1
+    in_rows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

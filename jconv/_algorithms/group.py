@@ -54,7 +54,7 @@ def reduce(call: Call) -> Reduced:
         kernel_shape=(*spec.window, r * spec.kernel_shape[-2], spec.out_features),
         feature_group_count=spec.feature_group_count // r,
     )
-    return Reduced(other, k=Map(lambda k: _place(k, spec, r), lambda k: _diagonal(k, spec, r)))
+    return Reduced(other, k=Map(lambda k: _place(k, spec, r), lambda k: _diagonal(k, spec, r)), in_rows=True)
 
 
 def supports(call: Call) -> str | None:

@@ -76,6 +76,7 @@ def reduce(call: Call) -> Reduced:
             lambda y: y.reshape(-1, *y.shape[2:]),
             lambda y: y.reshape(-1, first.o, *y.shape[1:]),
         ),
+        in_rows=True,
     )
 
 

@@ -127,6 +127,17 @@ def cast(dtype: Any, *arrays: Any) -> tuple[Any, ...]:
     return arrays if dtype is None else tuple(a if a is None else a.astype(dtype) for a in arrays)
 
 
+def tagged(apply: Callable[..., Any], **tags: Any) -> Callable[..., Any]:
+    """`apply` with what a `Sequential` may know of it; a function around it has no tags.
+
+    ``activation``: it is this one of `jconv.conv`'s activations, no more. ``takes_activation``: it has an argument of
+    that name.
+    """
+    for name, value in tags.items():
+        setattr(apply, name, value)
+    return apply
+
+
 def stateless(fn: Callable[..., jax.Array], kind: str, name: str | None, geometry=None) -> Layer:
     """A layer without parameters or state."""
 

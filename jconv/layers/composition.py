@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,6 +41,11 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
         ``serial`` of stax; ``Sequential`` of Keras and PyTorch.
     """
     named = named_layers(layers, "Sequential")
+    applies: list[Callable | None] = [layer.apply for layer in layers]  # None where the layer before does it too
+    for i, (before, layer) in enumerate(itertools.pairwise(layers)):
+        activation = getattr(layer.apply, "activation", None)
+        if activation and getattr(before.apply, "takes_activation", False):
+            applies[i : i + 2] = functools.partial(before.apply, activation=activation), None
 
     def init(key, input_shape):
         shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")
@@ -53,9 +60,10 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
     def apply(params, state, x, *, train=False, key=None):
         fresh = {}
         params, state = (children_of(t, n, "Sequential", named) for t, n in ((params, "params"), (state, "state")))
-        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
-            x, s = layer.apply(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
-            fresh |= {child: s} if s else {}
+        for (child, _), run, k in zip(named, applies, split(key, len(named)), strict=True):
+            if run is not None:
+                x, s = run(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
+                fresh |= {child: s} if s else {}
         return x, fresh
 
     return Layer(init, apply, name, "Sequential", children=named)

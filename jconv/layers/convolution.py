@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -14,7 +15,7 @@ from jax import numpy as jnp
 from .. import _conv, initializers
 from .._select import canonical
 from .._spec import ConvSpec, Padding, integer, padding_mode_per_axis, per_axis
-from .base import Geometry, Initializer, Layer, Shape, cast, draw, positions, take, window_of
+from .base import Geometry, Initializer, Layer, Shape, cast, draw, positions, tagged, take, window_of
 from .composition import Sequential
 
 
@@ -78,14 +79,14 @@ def _make_conv(
             params["bias"] = draw(bias_init, k2, bias_shape, param_dtype, **fan)
         return params, {}
 
-    def apply(params, state, x, *, train=False, key=None):
+    def apply(params, state, x, *, train=False, key=None, activation=None):
         kernel = take(params, "kernel", kind)
         bias = take(params, "bias", kind) if use_bias else None
         x, kernel, bias = cast(dtype, x, kernel, bias)
         groups, rank = groups_of(x.shape[-1]), (kernel.ndim - 2) // 2 if local else kernel.ndim - 2
         own = kernel.shape[rank:] if local else kernel.shape
         _check_kernel(kind, own, (x.shape[-1] // groups, features(x.shape[-1])), kernel_size, x)
-        function = _conv.conv_local if local else _conv.conv
+        function = _conv.conv_local if local else functools.partial(_conv.conv, activation=activation)
         return function(x, kernel, bias, feature_group_count=groups, **geometry_options, **options), state
 
     def geometry(input_shape):
@@ -93,7 +94,7 @@ def _make_conv(
         biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
         return Geometry(spec.receptive_field, spec.strides, spec.num_connections - biases, spec.macs)  # type: ignore
 
-    return Layer(init, apply, name, kind, geometry)
+    return Layer(init, tagged(apply, takes_activation=not local), name, kind, geometry)
 
 
 def Conv(

@@ -9,7 +9,7 @@ import jax
 
 from .. import _pool
 from .._spec import Padding, nearest, per_axis
-from .base import Geometry, Layer, stateless, window_of
+from .base import Geometry, Layer, stateless, tagged, window_of
 
 
 def _pool_layer(kind, function, window_shape, strides, padding, name, **options) -> Layer:
@@ -187,4 +187,6 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
         function = _ACTIVATIONS[function]
     if not callable(function):
         raise TypeError(f"function: got {function!r}, accepted is a function, {nearest(function, _ACTIVATIONS)}")
-    return stateless(function, getattr(function, "__name__", "Activation"), name)
+    layer = stateless(function, getattr(function, "__name__", "Activation"), name)
+    tagged(layer.apply, activation="relu" if function is jax.nn.relu else None)
+    return layer

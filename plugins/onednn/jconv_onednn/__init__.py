@@ -22,11 +22,12 @@ import numpy as np
 from jax import numpy as jnp
 
 from jconv import ConvSpec
-from jconv.plugins import Algorithm, Call, Work, matmul_work
+from jconv.plugins import UNFINISHED, Algorithm, Call, Finish, Work, matmul_work
 
 TARGET = "jconv_onednn_convolve"
 LIBRARY = "libjconv_onednn.so"
 DTYPES = ("float32", "bfloat16", "float16", "int8")
+ACTIVATIONS = {None: 0, "relu": 1}
 ROLES = {"forward": 0, "input_grad": 1, "kernel_grad": 2}
 # The numbers of xla::ffi::DataType
 NUMBERS = {"float32": 11, "float16": 10, "bfloat16": 16, "int8": 2, "int32": 4}
@@ -113,11 +114,12 @@ def _describe(values: tuple[int, ...]) -> tuple[str, int]:
     return text.value.decode(errors="replace"), scratch
 
 
-def implementation(call: Call) -> tuple[str, int]:
+def implementation(call: Call, finish: Finish = UNFINISHED) -> tuple[str, int]:
     """The name of what oneDNN would run, or "no: " and why not; and how many bytes of scratch memory it takes."""
     shapes, geometry = _shapes(call), _geometry(call)
     values = [ROLES[call.role], NUMBERS[call.dtype.name], NUMBERS[_result(call).name]]
-    values += [call.spec.feature_group_count, len(geometry["strides"])]
+    values += [call.spec.feature_group_count, int(finish.bias is not None), ACTIVATIONS[finish.activation]]
+    values += [len(geometry["strides"])]
     for numbers in (*shapes.values(), *geometry.values()):
         values += numbers
     return _describe(tuple(values))
@@ -155,21 +157,33 @@ def _cropped(x: jax.Array, call: Call, back: bool = False) -> jax.Array:
     return jax.lax.pad(x, jnp.zeros((), x.dtype), ends) if any(map(any, ends)) else x
 
 
-def _run(a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
+def _finished(x: jax.Array, kernel: jax.Array, call: Call, finish: Finish) -> jax.Array | None:
+    """A forward pass that adds the bias and applies the activation before it writes its result."""
+    if call.is_integer or finish.activation not in ACTIVATIONS or _result(call) != call.out_dtype:
+        return None
+    if implementation(call, finish)[0] != implementation(call)[0]:  # none, or a slower one
+        return None
+    return _run(x, kernel, call, finish)
+
+
+def _run(a: jax.Array, b: jax.Array, call: Call, finish: Finish = UNFINISHED) -> jax.Array:
     library()
+    bias = () if finish.bias is None else (finish.bias.astype(_result(call)),)
     shapes = _shapes(call)
     if call.role != "input_grad":
         a = _cropped(a, call)
     first, second, result = {"forward": "xky", "input_grad": "ykx", "kernel_grad": "xyk"}[call.role]
     results = (
         jax.ShapeDtypeStruct(shapes[result], _result(call)),
-        jax.ShapeDtypeStruct((implementation(call)[1],), jnp.uint8),
+        jax.ShapeDtypeStruct((implementation(call, finish)[1],), jnp.uint8),
     )
     out, _ = jax.ffi.ffi_call(TARGET, results)(
         a.reshape(shapes[first]),
         b.reshape(shapes[second]),
+        *bias,
         role=np.int64(ROLES[call.role]),
         groups=np.int64(call.spec.feature_group_count),
+        activation=np.int64(ACTIVATIONS[finish.activation]),
         **{name: np.asarray(values, np.int64) for name, values in {**shapes, **_geometry(call)}.items()},
     )
     spec = call.spec
@@ -217,4 +231,4 @@ def work(call: Call) -> Work:
 def algorithm() -> Algorithm:
     """What the entry point gives jconv; raises where the library cannot be loaded."""
     library()
-    return Algorithm("onednn", _run, _run, _run, supports, work, portable=False)
+    return Algorithm("onednn", _run, _run, _run, supports, work, _finished, portable=False)

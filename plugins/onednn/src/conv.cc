@@ -3,7 +3,8 @@
 // Images are [batch, *spatial, channels] and kernels [*window, in / groups, (group, out / groups)], two or three spatial
 // axes. oneDNN takes both as they lie in memory, described by strides; it chooses the layout in which it wants the
 // kernel, and what has to be reordered is reordered inside the call, in scratch memory that XLA allocates as a second
-// result. Planning a shape takes milliseconds, so plans are kept: the latest kPlans of them, behind a lock that is not
+// result. A forward pass may add a bias, a third operand, and apply an activation before it writes its result. Planning a
+// shape takes milliseconds, so plans are kept: the latest kPlans of them, behind a lock that is not
 // held while one runs.
 //
 // No exception leaves this file: each becomes an error of XLA that says what was asked for.
@@ -42,16 +43,20 @@ constexpr size_t kPlans = 1024;
 constexpr size_t kAlignment = 64;
 enum Tensor { kX = 0, kK = 1, kY = 2 };
 enum Role : int64_t { kForward = 0, kInputGrad = 1, kKernelGrad = 2 };
+enum Activation : int64_t { kNone = 0, kRelu = 1 };
 
 // All that decides a plan.
 struct Problem {
   int64_t role;
   int64_t operand_type, result_type;  // as in xla::ffi::DataType
   int64_t groups;
+  int64_t bias;        // 1 where there is one
+  int64_t activation;  // one of Activation
   Dims x, k, y, strides, dilations, low, high;
 
   std::vector<int64_t> key() const {
-    std::vector<int64_t> all = {role, operand_type, result_type, groups, static_cast<int64_t>(strides.size())};
+    std::vector<int64_t> all = {role,       operand_type, result_type, groups, bias,
+                                activation, static_cast<int64_t>(strides.size())};
     for (const Dims* d : {&x, &k, &y, &strides, &dilations, &low, &high}) all.insert(all.end(), d->begin(), d->end());
     return all;
   }
@@ -67,7 +72,8 @@ struct Problem {
     out << (role >= 0 && role < 3 ? roles[role] : "unknown role") << " of a convolution: ";
     list("x", x), list("kernel", k), list("y", y), list("strides", strides), list("kernel_dilation", dilations);
     list("low", low), list("high", high);
-    out << "feature_group_count=" << groups;
+    out << "feature_group_count=" << groups << (bias ? " with bias" : "");
+    if (activation) out << " activation=" << activation;
     return out.str();
   }
 };
@@ -112,6 +118,8 @@ memory::desc kernel(const Dims& shape, int64_t groups, memory::data_type type) {
   return memory::desc(dims, type, strides);
 }
 
+memory::desc bias_of(const Problem& p) { return {{p.y.back()}, type_of(p.result_type), memory::format_tag::x}; }
+
 memory::desc any(const memory::desc& given) {
   return memory::desc(given.get_dims(), given.get_data_type(), memory::format_tag::any);
 }
@@ -143,10 +151,21 @@ Described describe(const Problem& p, const std::array<memory::desc, 3>& md, bool
   attr.set_fpmath_mode(dnnl::fpmath_mode::strict);  // float32 is float32, whatever the environment says
   Dims dilates = p.dilations;
   for (auto& d : dilates) d -= 1;  // oneDNN counts the gaps
+  if (p.activation == kRelu) {
+    dnnl::post_ops after;
+    after.append_prelu(0);  // max(y, 0) as y > 0 ? y : 0 y: oneDNN's own relu makes a NaN 0, this keeps it
+    attr.set_post_ops(after);
+  } else if (p.activation != kNone) {
+    throw dnnl::error(dnnl_invalid_arguments, "an activation that is not known");
+  }
+  if (p.role != kForward && (p.bias || p.activation)) {
+    throw dnnl::error(dnnl_invalid_arguments, "a gradient has neither bias nor activation");
+  }
+  const memory::desc bias = p.bias ? bias_of(p) : memory::desc();
   const auto direct = dnnl::algorithm::convolution_direct;
   Described d;
   auto hint = [&](const memory::desc& x, const memory::desc& k, const memory::desc& y, dnnl::prop_kind kind) {
-    return dnnl::convolution_forward::primitive_desc(engine(), kind, direct, x, k, y, p.strides, dilates, p.low,
+    return dnnl::convolution_forward::primitive_desc(engine(), kind, direct, x, k, bias, y, p.strides, dilates, p.low,
                                                      p.high, attr);
   };
   auto of_operand = [&](const memory::desc& m) {  // the hint of a gradient has one dtype throughout
@@ -207,7 +226,8 @@ struct Plan {
   std::array<std::optional<dnnl::reorder>, 3> reorder;
   std::array<size_t, 3> at;  // where a reordered tensor begins in scratch memory
   size_t scratchpad_at = 0, scratch = 0;
-  memory::desc scratchpad;
+  memory::desc scratchpad, bias;
+  int64_t activation = kNone;
   dnnl::primitive primitive;
 };
 
@@ -229,6 +249,8 @@ void lay_out(Plan& plan, const Described& d) {
 std::shared_ptr<const Plan> plan(const Problem& p) {
   auto made = std::make_shared<Plan>();
   made->given = given(p);
+  if (p.bias) made->bias = bias_of(p);
+  made->activation = p.activation;
   Described d = best(p, made->given, true);
   lay_out(*made, d);
   made->primitive = d.primitive;
@@ -280,7 +302,7 @@ Plans& plans() {
   return *all;
 }
 
-void execute(const Plan& p, int64_t role, const std::array<void*, 3>& data, char* scratch) {
+void execute(const Plan& p, int64_t role, const std::array<void*, 3>& data, void* bias, char* scratch) {
   dnnl::stream stream(engine());
   const int out = result_of(role);
   std::array<memory, 3> tensor;
@@ -298,6 +320,13 @@ void execute(const Plan& p, int64_t role, const std::array<void*, 3>& data, char
   args.insert({role == kInputGrad ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, tensor[kX]});
   args.insert({role == kKernelGrad ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, tensor[kK]});
   args.insert({role == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, tensor[kY]});
+  if (bias) args.insert({DNNL_ARG_BIAS, memory(p.bias, engine(), bias)});
+  if (p.activation == kRelu) {
+    static float zero[1] = {0.0f};
+    const Dims one(p.given[kY].get_dims().size(), 1);
+    const memory::desc slope(one, memory::data_type::f32, Dims(one.size(), 1));
+    args.insert({DNNL_ARG_ATTR_MULTIPLE_POST_OP(0) | DNNL_ARG_WEIGHTS, memory(slope, engine(), zero)});
+  }
   p.primitive.execute(stream, args);
   if (p.reorder[out]) {
     memory user(p.given[out], engine(), data[out]);
@@ -379,12 +408,22 @@ using Ints = ffi::Span<const int64_t>;
 
 Dims dims(Ints values) { return Dims(values.begin(), values.end()); }
 
-ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuffer> result,
-                    ffi::Result<ffi::AnyBuffer> given_scratch, int64_t role, int64_t groups, Ints x, Ints k, Ints y,
-                    Ints strides, Ints dilations, Ints low, Ints high) {
+ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::RemainingArgs more, ffi::Result<ffi::AnyBuffer> result,
+                    ffi::Result<ffi::AnyBuffer> given_scratch, int64_t role, int64_t groups, int64_t activation, Ints x,
+                    Ints k, Ints y, Ints strides, Ints dilations, Ints low, Ints high) {
+  const int64_t biases = static_cast<int64_t>(more.size());
   Problem problem{role,    static_cast<int64_t>(a.element_type()), static_cast<int64_t>(result->element_type()),
-                  groups,  dims(x), dims(k), dims(y), dims(strides), dims(dilations), dims(low), dims(high)};
+                  groups,  biases,  activation,
+                  dims(x), dims(k), dims(y), dims(strides), dims(dilations), dims(low), dims(high)};
   try {
+    void* bias = nullptr;
+    if (biases) {
+      auto given_bias = more.get<ffi::AnyBuffer>(0);
+      if (biases > 1 || !given_bias.has_value() || given_bias->element_type() != result->element_type()) {
+        return ffi::Error(ffi::ErrorCode::kInvalidArgument, "oneDNN: one bias of the result's dtype is accepted");
+      }
+      bias = given_bias->untyped_data();
+    }
     auto found = plans().get(problem);
     if (given_scratch->size_bytes() < found->scratch) {
       return ffi::Error(ffi::ErrorCode::kInvalidArgument,
@@ -399,7 +438,7 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::Result<ffi::AnyBuff
     if (role == kForward) data = {first, second, out};
     else if (role == kInputGrad) data = {out, second, first};
     else data = {first, out, second};
-    turns().run([&] { execute(*found, role, data, scratch); });
+    turns().run([&] { execute(*found, role, data, bias, scratch); });
   } catch (const dnnl::error& e) {
     return ffi::Error(ffi::ErrorCode::kInternal, std::string("oneDNN: ") + e.what() + " (status " +
                                                      std::to_string(e.status) + ") for " + problem.text());
@@ -417,10 +456,12 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jconv_onednn_convolve, Convolve,
                               ffi::Ffi::Bind()
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
+                                  .RemainingArgs()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("role")
                                   .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("activation")
                                   .Attr<Ints>("x")
                                   .Attr<Ints>("k")
                                   .Attr<Ints>("y")
@@ -435,15 +476,15 @@ extern "C" int64_t jconv_onednn_describe(const int64_t* values, int64_t count, c
   std::string said;
   int64_t scratch = 0;
   try {
-    const int64_t rank = count > 4 ? values[4] : 0;
-    if (rank < 1 || count != 5 + 3 * (rank + 2) + 4 * rank) throw std::runtime_error("malformed problem");
-    const int64_t* at = values + 5;
+    const int64_t rank = count > 6 ? values[6] : 0;
+    if (rank < 1 || count != 7 + 3 * (rank + 2) + 4 * rank) throw std::runtime_error("malformed problem");
+    const int64_t* at = values + 7;
     auto take = [&](int64_t n) {
       Dims d(at, at + n);
       at += n;
       return d;
     };
-    Problem p{values[0], values[1], values[2], values[3], {}, {}, {}, {}, {}, {}, {}};
+    Problem p{values[0], values[1], values[2], values[3], values[4], values[5], {}, {}, {}, {}, {}, {}, {}};
     p.x = take(rank + 2), p.k = take(rank + 2), p.y = take(rank + 2);
     p.strides = take(rank), p.dilations = take(rank), p.low = take(rank), p.high = take(rank);
     Plan plan;

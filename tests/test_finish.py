@@ -1,0 +1,213 @@
+"""Bias and activation in one pass: values and derivatives of every order are those of the separate steps."""
+
+import dataclasses
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+import jconv
+from jconv import layers
+from jconv._algorithms import ALGORITHMS
+from tests import oracle
+from tests.cases import draw
+from tests.numerics import UNIT
+
+HAS_ONEDNN = "onednn" in jconv.algorithms()
+X, K, B = draw((2, 7, 6, 4)), draw((3, 2, 2, 6), seed=1), draw((6,), seed=2)
+OPTIONS = {"strides": (1, 2), "padding": (1, 1), "feature_group_count": 2}
+NAMES = ["xla", "matmul", "shift", "unfold+xla", "group+matmul", *(["onednn", "unfold+onednn"] if HAS_ONEDNN else [])]
+close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+
+
+def reference(x, k, b=None, activation=None):
+    """The steps one by one, in jax's own operations."""
+    y = jax.lax.conv_general_dilated(
+        x, k, (1, 2), ((1, 1), (1, 1)), feature_group_count=2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    y = y if b is None else y + b
+    return jax.nn.relu(y) if activation else y
+
+
+def finished(x, k, b=None, activation=None, algorithm="auto"):
+    return jconv.conv(x, k, b, **OPTIONS, activation=activation, algorithm=algorithm)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("algorithm", NAMES)
+def test_every_plan_gives_the_definition(algorithm, dtype):
+    operands = [np.asarray(a, jnp.dtype(dtype)) for a in (X, K, B)]
+    x, k, b = (np.asarray(a, np.float64) for a in operands)
+    geometry = {"strides": (1, 2), "padding": ((1, 1),) * 2, "groups": 2}
+    geometry |= {"input_dilation": (1, 1), "kernel_dilation": (1, 1)}
+    sums, magnitude = oracle.forward(x, k, **geometry), oracle.forward(abs(x), abs(k), **geometry) + abs(b)
+    # The sum is rounded, and then again with the bias added, where that is a step of its own.
+    bound = UNIT[dtype] * (abs(sums) + abs(sums + b)) + 20 * UNIT["float32"] * magnitude
+    for activation, want in ((None, sums + b), ("relu", np.maximum(sums + b, 0))):
+        y = jax.jit(functools.partial(finished, activation=activation, algorithm=algorithm))(*operands)
+        assert y.dtype == dtype
+        assert (abs(np.asarray(y, np.float64) - want) <= bound).all()
+
+
+@pytest.mark.parametrize("algorithm", ["xla", *(["onednn"] if HAS_ONEDNN else [])])
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_derivatives(activation, algorithm):
+    here = functools.partial(finished, activation=activation, algorithm=algorithm)
+    there = functools.partial(reference, activation=activation)
+    tangents = draw(X.shape, seed=3), draw(K.shape, seed=4), draw(B.shape, seed=5)
+    primals = X, K, B
+    jax.tree.map(close, jax.jvp(here, primals, tangents), jax.jvp(there, primals, tangents))
+    loss = lambda fn: lambda *args: jnp.sum(jnp.sin(fn(*args)))
+    for argnums in ((0,), (1,), (2,), (0, 1, 2)):
+        jax.tree.map(close, *(jax.jit(jax.grad(loss(fn), argnums))(*primals) for fn in (here, there)))
+    second = lambda fn: jax.jvp(jax.grad(loss(fn), (0, 1, 2)), primals, tangents)[1]
+    jax.tree.map(functools.partial(close, rtol=2e-4, atol=2e-4), second(here), second(there))
+    some = draw((3, 4), seed=6)
+    hessian = lambda fn: jax.hessian(lambda b: loss(fn)(X, K, b))(B)
+    close(hessian(here), hessian(there), rtol=1e-4, atol=1e-4)
+    checkpointed = jax.grad(lambda k: jnp.sum(some) + loss(jax.checkpoint(here))(X, k, B))(K)
+    close(checkpointed, jax.grad(lambda k: loss(there)(X, k, B))(K))
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_vmap_over_any_of_the_three(activation):
+    many = [np.stack([a, 2 * a, -a]) for a in (X, K, B)]
+    here, there = (functools.partial(fn, activation=activation) for fn in (finished, reference))
+    for axes in itertools.product((0, None), repeat=3):
+        if set(axes) == {None}:
+            continue
+        args = [m if axis == 0 else m[0] for m, axis in zip(many, axes, strict=True)]
+        close(jax.vmap(here, axes)(*args), jax.vmap(there, axes)(*args))
+    per_example = lambda fn: jax.vmap(jax.grad(lambda k, x: jnp.sum(fn(x, k, B) ** 2)), (None, 0))(K, many[0])
+    close(per_example(here), per_example(there), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_linear_is_transposed():
+    """In x and the bias together, as a sum of the two is."""
+    ct = draw(np.asarray(reference(X, K)).shape, seed=7)
+    here, there = (
+        jax.linear_transpose(lambda x, b, fn=fn: fn(x, K, b), X, B)(jnp.asarray(ct)) for fn in (finished, reference)
+    )
+    jax.tree.map(close, here, there)
+
+
+def primitives(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn.primitive.name
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            if hasattr(inner, "eqns"):
+                yield from primitives(getattr(inner, "jaxpr", inner))
+
+
+def test_nothing_is_computed_for_what_is_not_differentiated():
+    """The gradient for the kernel: one forward pass and one kernel gradient, no convolution with zeros."""
+    jaxpr = jax.make_jaxpr(jax.grad(lambda k: jnp.sum(finished(X, k, B, "relu"))))(K)
+    assert [name for name in primitives(jaxpr) if name.startswith("jconv")] == ["jconv_finished", "jconv"]
+
+
+def test_two_devices_and_explicit_meshes():
+    if len(jax.devices()) < 2:
+        pytest.skip("one device")
+    devices, whole, spread = np.array(jax.devices()[:2]), PartitionSpec(), PartitionSpec("d")
+    loss = lambda x, k, b, fn=finished: jnp.sum(fn(x, k, b, "relu") ** 2)
+    want = jax.grad(functools.partial(loss, fn=reference), (1, 2))(X, K, B)
+    grads = lambda x, k, b: jax.grad(lambda k, b: jax.lax.psum(loss(x, k, b), "d"), (0, 1))(k, b)
+    shared = jax.shard_map(grads, mesh=Mesh(devices, "d"), in_specs=(spread, whole, whole), out_specs=whole)
+    jax.tree.map(functools.partial(close, rtol=1e-4, atol=1e-4), jax.jit(shared)(X, K, B), want)
+    mesh = Mesh(devices, "d", axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(X, NamedSharding(mesh, spread))
+        k, b = (jax.device_put(a, NamedSharding(mesh, whole)) for a in (K, B))
+        close(jax.jit(functools.partial(finished, activation="relu"))(x, k, b), reference(X, K, B, "relu"))
+        got = jax.jit(jax.grad(loss, (1, 2)))(x, k, b)
+    jax.tree.map(functools.partial(close, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_export_for_other_platforms_and_empty_batches():
+    fn = jax.jit(functools.partial(finished, activation="relu"))
+    exported = jax.export.export(fn, platforms=("cpu", "cuda", "tpu"))(X, K, B)
+    close(jax.export.deserialize(exported.serialize()).call(X, K, B), reference(X, K, B, "relu"))
+    assert fn(X[:0], K, B).shape == (0, *reference(X, K).shape[1:])
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"activation: got 'rleu', accepted is None, .*'relu'"):
+        finished(X, K, B, "rleu")
+    with pytest.raises(ValueError, match=r"bias: got shape \(5,\), accepted is \(6,\)"):
+        finished(X, K, B[:5], "relu")
+    with pytest.raises(TypeError, match=r"bias: got dtype float32 for a result of bfloat16"):
+        finished(jnp.asarray(X, jnp.bfloat16), jnp.asarray(K, jnp.bfloat16), jnp.asarray(B), "relu")
+
+
+# Who finishes --------------------------------------------------------------------------------------------
+@pytest.fixture
+def finisher():
+    """An algorithm that finishes, and tells what it was asked for."""
+    asked = []
+
+    def run(x, kernel, call, finish):
+        asked.append((finish.bias is not None, finish.activation))
+        if finish.activation is None:
+            return None
+        y = ALGORITHMS["xla"].forward(x, kernel, call)
+        return jnp.maximum(y + (0 if finish.bias is None else finish.bias), 0)
+
+    ALGORITHMS["finisher"] = dataclasses.replace(ALGORITHMS["xla"], name="finisher", finished=run)
+    yield asked
+    del ALGORITHMS["finisher"]
+
+
+def test_an_algorithm_finishes_where_it_can(finisher):
+    """Behind a reduction too, if that leaves the result alone; what it declines is done after it."""
+    jax.clear_caches()
+    for algorithm, args, expected in [
+        ("finisher", (B, "relu"), [(True, "relu")]),
+        ("finisher", (None, "relu"), [(False, "relu")]),
+        ("finisher", (B, None), [(True, None)]),  # declined
+        ("finisher", (None, None), []),
+        ("unfold+finisher", (B, "relu"), [(True, "relu")]),
+        ("split+finisher", (B, "relu"), []),  # each of its parts has some of the channels
+    ]:
+        finisher.clear()
+        close(jax.jit(lambda x, k, a=args, n=algorithm: finished(x, k, *a, n))(X, K), reference(X, K, *args))
+        assert finisher == expected, algorithm
+
+
+def test_sequential_lets_the_convolution_apply_the_relu_that_follows():
+    key = jax.random.key(0)
+    net = layers.Sequential(
+        layers.Conv(6, 3), layers.Activation("relu"), layers.DepthwiseConv(3), layers.Activation(jnp.tanh)
+    )
+    params, state = net.init(key, X.shape)
+    jaxpr = jax.make_jaxpr(lambda p, x: net.apply(p, state, x)[0])(params, X)
+    assert "max" not in set(primitives(jaxpr))
+    y, x = net.apply(params, state, X)[0], X
+    for name, layer in net.children:
+        x, _ = layer.apply(params.get(name, {}), {}, x)
+    close(y, x)
+
+    seen = []
+
+    def watched(*args, **options):
+        seen.append(args[2])
+        return net.children[1][1].apply(*args, **options)
+
+    inner = dataclasses.replace(net.children[1][1], apply=watched)
+    layers.Sequential(layers.Conv(6, 3, name="Conv_0"), inner).apply({"Conv_0": params["Conv_0"]}, {}, X)
+    assert len(seen) == 1, "what was put in the place of an activation is called"
+    assert float(seen[0].min()) < 0
+
+
+@pytest.mark.skipif(not HAS_ONEDNN, reason="the oneDNN plug-in is not loaded")
+@pytest.mark.parametrize("groups", [1, 16])
+def test_onednn_keeps_nan(groups):
+    """Its own relu would make it 0, and a diverging training look well."""
+    x, k = draw((1, 6, 6, 16)), draw((3, 3, 16 // groups, 16), seed=1)
+    x[0, 2, 2, 0] = np.nan
+    run = lambda algorithm: jconv.conv(x, k, activation="relu", feature_group_count=groups, algorithm=algorithm)
+    np.testing.assert_array_equal(np.isnan(run("onednn")), np.isnan(run("xla")))
+    assert np.isnan(run("onednn")).any()
