@@ -1,7 +1,8 @@
 """`python -m benchmarks`: measures jconv beside lax, the layer libraries of JAX, PyTorch and SciPy.
 
-Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, gradients of
-each example, what a call costs, and the limits of the machine. Writes JSON lines, Markdown and a picture.
+Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, a bias and
+relu after a layer, gradients of each example, what a call costs, and the limits of the machine. Writes JSON lines,
+Markdown and a picture.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 import jconv
-from benchmarks import harness, low_precision, machine, per_example, report, steps
+from benchmarks import finish, harness, low_precision, machine, per_example, report, steps
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
 from benchmarks.peers.base import PLUGGED
@@ -28,6 +29,7 @@ from benchmarks.workloads import WORKLOADS
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, PICTURE = ROOT / "benchmarks" / "results" / "cpu.jsonl", "docs/images/benchmark.png"
 OVERHEAD = "overhead"
+OTHERS = (low_precision.NAME, finish.NAME, per_example.NAME, OVERHEAD)
 QUICK_PEERS = ("lax", "torch")
 Part = tuple[str, Callable[[], list[report.Record]]]
 
@@ -89,6 +91,8 @@ def parts(
             f"{low_precision.NAME} {workload} {role}",
             functools.partial(low_precision.measure, workload, role, effort),
         )
+    for workload in finish.LAYERS if wanted(finish.NAME) else ():
+        yield f"{finish.NAME} {workload}", functools.partial(finish.measure, workload, effort)
     if wanted(per_example.NAME):
         yield per_example.NAME, functools.partial(per_example.measure, effort)
     if wanted(OVERHEAD):
@@ -144,7 +148,7 @@ def arguments() -> argparse.Namespace:
         "--only",
         metavar="NAME",
         nargs="+",
-        help=f"part of the names of layers, networks, {low_precision.NAME!r}, {per_example.NAME!r}, {OVERHEAD!r}",
+        help=f"part of the names of layers, networks, {', '.join(OTHERS)}",
     )
     parser.add_argument("--rounds", type=int, help="rounds a cell (default 15, quick 5)")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/bench"), help="folder for the results")
@@ -152,7 +156,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--algorithms", action="store_true", help="also every algorithm of jconv by name")
     parser.add_argument("--readme", action="store_true", help="only rewrite the README, from benchmarks/results")
     args = parser.parse_args()
-    names = [*(w.name for w in WORKLOADS), *(n.name for n in NETWORKS), low_precision.NAME, per_example.NAME, OVERHEAD]
+    names = [*(w.name for w in WORKLOADS), *(n.name for n in NETWORKS), *OTHERS]
     for part in args.only or ():
         if not any(part in name for name in names):
             parser.error(f"--only: got {part!r}, accepted is part of one of {', '.join(names)}")

@@ -225,6 +225,14 @@ def other_tables(records: list[Record]) -> list[str]:
             for what, words in (("dispatch", "a jitted call of one multiplication"), ("trace", "tracing it"))
         ]
         lines += ["", *markdown(["microseconds", "lax", "xla", "auto"], rows)]
+    finished: dict[str, dict[str, float]] = {}
+    for r in of_kind(records, "finish"):
+        finished.setdefault(r["workload"], {})[r["candidate"]] = r["ms"]
+    if finished:
+        columns = list(dict.fromkeys(name for cell in finished.values() for name in cell))
+        words = [f"{NAMES[name.split()[0]]}{name.removeprefix(name.split()[0])}" for name in columns]
+        rows = [[layer, *(milliseconds(cell.get(name)) for name in columns)] for layer, cell in finished.items()]
+        lines += ["", *markdown(["layer with bias and relu, ms", *words], rows)]
     examples = {r["candidate"]: r for r in of_kind(records, "per-example")}
     if examples:
         names = {**NAMES, "matmul": "a batched matrix product of that size"}

@@ -7,7 +7,7 @@ import pytest
 
 import jconv
 from benchmarks import __main__ as command
-from benchmarks import check, harness, networks, report, workloads
+from benchmarks import check, finish, harness, networks, report, workloads
 from benchmarks.peers import NotExpressible, on_jax
 from benchmarks.peers.base import OPERANDS, Layout, Prepared
 from benchmarks.steps import models
@@ -210,3 +210,12 @@ def test_initial_values_follow_the_layers():
         {"kernel": (1, 1, 7, 2)},
     ]
     assert len(values) == len(list(networks.with_parameters(layers)))
+
+
+def test_a_bias_and_relu_are_measured_both_ways(monkeypatch):
+    monkeypatch.setattr(finish, "WORKLOADS", [TINY])
+    found = finish.measure("tiny", ONCE)
+    assert {"lax", "jconv", "jconv as part"} <= {r["candidate"] for r in found}
+    table = "\n".join(report.other_tables(found))
+    assert "| tiny |" in table
+    assert "| jconv as part |" in table
