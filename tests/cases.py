@@ -11,6 +11,8 @@ import numpy as np
 import jconv
 from jconv._algorithms import ALGORITHMS
 from jconv.plugins import algorithms
+from tests import oracle
+from tests.numerics import dtype_of
 
 # Algorithms that cover every call, and plans between which every algorithm and every reduction is met, some twice.
 GENERAL = ("xla", "einsum")
@@ -100,7 +102,7 @@ NAMED = [
 ]  # fmt: skip
 
 
-def _random_case(seed: int) -> Case:
+def random_case(seed: int) -> Case:
     rng = random.Random(seed)
     while True:
         rank = rng.choice((0, 1, 1, 2, 2, 2, 3))
@@ -124,7 +126,7 @@ def _random_case(seed: int) -> Case:
         return Case(f"random{seed}", x, kernel, options)
 
 
-RANDOM = [_random_case(seed) for seed in range(9)]
+RANDOM = [random_case(seed) for seed in range(9)]
 CASES = NAMED + RANDOM
 # a few that between them use every option, for tests that multiply cases by something else
 FEW = [c for c in NAMED if c.name in ("rank0-groups", "1d-causal-dilated", "2d-everything", "2d-depthwise", "3d-same")]
@@ -141,3 +143,27 @@ def draw(shape, dtype="float32", seed=0):
     if dtype.kind == "c":
         values = values + 1j * rng.standard_normal(shape)
     return values.astype(dtype)
+
+
+def operands(case, role, dtype="float32"):
+    spec = case.spec
+    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "g": spec.output_shape}
+    names = {"forward": "xk", "input_grad": "gk", "kernel_grad": "xg"}[role]
+    return [draw(shapes[n], dtype_of(dtype), seed=i) for i, n in enumerate(names)]
+
+
+def run(case, role, a, b, **options):
+    options = case.options | options
+    if role == "forward":
+        return jconv.conv(a, b, **options)
+    if role == "input_grad":
+        return jconv.conv_input_grad(a, b, case.x, **options)
+    return jconv.conv_kernel_grad(a, b, case.kernel[:-2], **options)
+
+
+def truth(case, role, a, b):
+    if role == "forward":
+        return oracle.forward(a, b, **case.geometry)
+    if role == "input_grad":
+        return oracle.input_grad(a, b, case.x, **case.geometry)
+    return oracle.kernel_grad(a, b, case.kernel[:-2], **case.geometry)

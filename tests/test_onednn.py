@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import functools
-import random
 
 import jax
 import numpy as np
@@ -14,7 +13,7 @@ import jconv
 from jconv import plugins
 from jconv._algorithms.base import ROLES, Call
 from jconv._select import refusal
-from tests import oracle
+from tests.cases import operands, random_case, run, truth
 
 onednn = pytest.importorskip("jconv_onednn", reason="jconv-onednn is not installed")
 pytestmark = pytest.mark.skipif("onednn" not in jconv.algorithms(), reason="plug-ins are switched off")
@@ -114,54 +113,22 @@ def test_an_error_of_onednn_is_an_error_of_xla():
         jax.block_until_ready(call(X, K, role=np.int64(0), groups=np.int64(1), activation=np.int64(0), **arrays))
 
 
-def random_case(rng):
-    """A geometry with its operands."""
-    rank, groups = rng.choice((1, 2, 3)), rng.choice((1, 1, 2, 3))
-    inputs, outputs = (groups * rng.randint(1, 9) for _ in range(2))
-    spatial = [rng.randint(3, 9) for _ in range(rank)]
-    window = [rng.randint(1, 3) for _ in range(rank)]
-    options = {
-        "strides": [rng.randint(1, 3) for _ in range(rank)],
-        "padding": [(rng.randint(-1, 2), rng.randint(-1, 2)) for _ in range(rank)],
-        "kernel_dilation": [rng.randint(1, 2) for _ in range(rank)],
-        "feature_group_count": groups,
-    }
-    x, k = (rng.randint(1, 3), *spatial, inputs), (*window, inputs // groups, outputs)
-    try:
-        spec = jconv.ConvSpec(x, k, **options)
-    except ValueError:  # no output position
-        return random_case(rng)
-    draws = np.random.default_rng(rng.randrange(1 << 30))
-    return spec, [draws.standard_normal(s).astype(np.float32) for s in (x, k, spec.output_shape)], options
-
-
 def test_random_geometries_in_all_roles_from_many_threads():
     """Eight threads plan and run at once; every result is that of the definition."""
-    rng = random.Random(3)
-    cases = [random_case(rng) for _ in range(60)]
 
-    def run(case):
-        spec, (x, k, g), options = case
-        geometry = {name: getattr(spec, name) for name in ("strides", "padding", "input_dilation", "kernel_dilation")}
-        geometry["groups"] = spec.feature_group_count
-        ran = 0
-        for role in ROLES:
-            if refusal("onednn", Call(spec, role, x.dtype, x.dtype, None, "cpu")):
-                continue
-            named = {"algorithm": "onednn", **options}
-            got, want = {
-                "forward": lambda: (jconv.conv(x, k, **named), oracle.forward(x, k, **geometry)),
-                "input_grad": lambda: (jconv.conv_input_grad(g, k, x.shape, **named),
-                                       oracle.input_grad(g, k, x.shape, **geometry)),
-                "kernel_grad": lambda: (jconv.conv_kernel_grad(x, g, k.shape[:-2], **named),
-                                        oracle.kernel_grad(x, g, k.shape[:-2], **geometry)),
-            }[role]()  # fmt: skip
-            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-            ran += 1
-        return ran
+    def able(case, role):
+        return refusal("onednn", Call(case.spec, role, *[jnp.dtype("float32")] * 2, None, "cpu")) is None
+
+    def run_all(case):
+        roles = [role for role in ROLES if able(case, role)]
+        for role in roles:
+            a, b = operands(case, role)
+            got = run(case, role, a, b, algorithm="onednn")
+            np.testing.assert_allclose(got, truth(case, role, a, b), rtol=1e-4, atol=1e-4)
+        return len(roles)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        assert sum(pool.map(run, cases)) > 120
+        assert sum(pool.map(run_all, map(random_case, range(170)))) > 120
 
 
 def test_the_same_bits_from_run_to_run():

@@ -15,32 +15,8 @@ from jconv._algorithms.base import ROLES, Call
 from jconv._select import parts_of, plans, refusal, resolve, select
 from jconv.plugins import algorithms
 from tests import oracle
-from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, PLUGGED, draw
+from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, PLUGGED, draw, operands, run, truth
 from tests.numerics import DTYPES, assert_close, dtype_of
-
-
-def operands(case, role, dtype="float32"):
-    spec = case.spec
-    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "g": spec.output_shape}
-    names = {"forward": "xk", "input_grad": "gk", "kernel_grad": "xg"}[role]
-    return [draw(shapes[n], dtype_of(dtype), seed=i) for i, n in enumerate(names)]
-
-
-def run(case, role, a, b, **options):
-    options = case.options | options
-    if role == "forward":
-        return jconv.conv(a, b, **options)
-    if role == "input_grad":
-        return jconv.conv_input_grad(a, b, case.x, **options)
-    return jconv.conv_kernel_grad(a, b, case.kernel[:-2], **options)
-
-
-def truth(case, role, a, b):
-    if role == "forward":
-        return oracle.forward(a, b, **case.geometry)
-    if role == "input_grad":
-        return oracle.input_grad(a, b, case.x, **case.geometry)
-    return oracle.kernel_grad(a, b, case.kernel[:-2], **case.geometry)
 
 
 def terms(case, role):
