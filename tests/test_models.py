@@ -18,14 +18,16 @@ QUICK = {"xla_backend_optimization_level": 0}  # compilation takes most of the t
 
 
 def compiled(function, *args):
-    return jax.jit(function).lower(*args).compile(compiler_options=QUICK)(*args)
+    """The result as NumPy arrays, of which nothing more is compiled."""
+    return jax.tree.map(np.asarray, jax.jit(function).lower(*args).compile(compiler_options=QUICK)(*args))
 
 
+@functools.cache
 def shapes(network, shape):
     return jax.eval_shape(lambda: network.init(key, shape))
 
 
-def sized(tree):
+def count(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
@@ -69,21 +71,30 @@ COUNTS = [
     ("catnet39 of 3", models.catnet39(classes=3), (39, 39, 3), 280 + 5_020 + 20_040 + 3 * 1_961),
     ("keras_conv25", models.keras_conv25(), (25, 25, 1), 120 + 11 * 11 * 12 + 1),
     ("conv1d_text", models.conv1d_text(), (300, 300), 166_611 + 112),
-    # docs.pytorch.org/vision, table of classification weights: num_params of ResNet18, ResNet50, MobileNetV2, ConvNeXt-T
-    ("resnet18", models.resnet18(), (64, 64, 3), 11_689_512),
-    ("resnet50", models.resnet50(), (64, 64, 3), 25_557_032),
-    ("mobilenet_v2", models.mobilenet_v2(), (64, 64, 3), 3_504_872),
-    ("convnext_tiny", models.convnext_tiny(), (64, 64, 3), 28_589_128),
+    # the pages of these networks at docs.pytorch.org/vision/stable/models: num_params
+    ("resnet18", models.resnet18(), (224, 224, 3), 11_689_512),
+    ("resnet50", models.resnet50(), (224, 224, 3), 25_557_032),
+    ("mobilenet_v2", models.mobilenet_v2(), (224, 224, 3), 3_504_872),
+    ("convnext_tiny", models.convnext_tiny(), (224, 224, 3), 28_589_128),
     # Ronneberger et al., 2015, figure 1: widths 64 to 1,024, one channel in, two classes
     ("unet", models.unet(classes=2), (64, 64, 1), unet_parameters(1, 2, [64, 128, 256, 512, 1024])),
 ]
 
 
-@pytest.mark.parametrize(("network", "shape", "count"), [c[1:] for c in COUNTS], ids=[c[0] for c in COUNTS])
-def test_summary_shows_the_published_counts(network, shape, count):
+GFLOPS = {
+    "resnet18": 1.81,
+    "resnet50": 4.09,
+    "mobilenet_v2": 0.30,
+    "convnext_tiny": 4.46,
+}  # of multiply-adds, there too
+
+
+@pytest.mark.parametrize(("name", "network", "shape", "parameters"), COUNTS, ids=[c[0] for c in COUNTS])
+def test_summary_shows_the_published_counts(name, network, shape, parameters):
     table = jconv.summary(network, (-1, *shape))
-    assert table.parameters == count
-    assert str(table).splitlines()[-1].split()[:2] == ["total", f"{count:,}"]
+    assert table.parameters == parameters
+    assert str(table).splitlines()[-1].split()[:2] == ["total", f"{parameters:,}"]
+    assert name not in GFLOPS or round(table.macs / 1e9, 2) == GFLOPS[name]
 
 
 def test_what_keras_counts():
@@ -93,7 +104,7 @@ def test_what_keras_counts():
         (models.mobilenet_v2(like="keras"), 3_504_872, 34_112),
     ):
         trees = shapes(network, (1, 64, 64, 3))
-        assert (sized(trees[0]), sized(trees[1])) == (parameters, state)
+        assert (count(trees[0]), count(trees[1])) == (parameters, state)
     assert 25_583_592 + 53_120 == 25_636_712
     assert 3_504_872 + 34_112 == 3_538_984
     assert 25_583_592 - 25_557_032 == 53_120 // 2  # a bias for each channel that is normalised
@@ -152,20 +163,32 @@ def test_a_step_of_training(name, network, shape, outputs):
     assert y.shape == (2, *(shape[:-1] if name == "unet" else ()), outputs)
     assert np.isfinite(value)
     assert jax.tree.structure(grads) == jax.tree.structure(params)
-    seen = [bool(np.any(g)) for g in jax.tree.leaves(grads)]
-    assert all(bool(np.isfinite(g).all()) for g in jax.tree.leaves(grads))
-    assert np.mean(seen) > 0.75  # the blocks that stochastic depth leaves out have none, nor has a dead relu
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert (
+        np.mean([g.any() for g in jax.tree.leaves(grads)]) > 0.75
+    )  # the blocks that stochastic depth leaves out have none, nor has a dead relu
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for old, new in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert not np.array_equal(old, new)  # every running mean and variance has moved
     assert bool(state) == (name in ("resnet18", "resnet50", "mobilenet_v2", "unet"))
 
 
-def keras_model(name, monkeypatch, **options):
-    """A model with random weights. Keras's own draws are left out, since compiling them takes most of a minute."""
-    keras = pytest.importorskip("keras")
+@pytest.fixture
+def keras(monkeypatch):
+    """Keras, whose weights are zeros at first: all are assigned, and compiling the draws takes most of a minute."""
+    library = pytest.importorskip("keras")
     zeros = lambda self, shape, dtype=None: np.zeros(shape, dtype or "float32")
-    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", zeros)
+    monkeypatch.setattr(library.initializers.VarianceScaling, "__call__", zeros)
+    return library
+
+
+def keras_output(model, x):
+    variables = [[v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables)]
+    return compiled(functools.partial(model.stateless_call, training=False), *variables, x)[0]
+
+
+def keras_model(keras, name, **options):
+    """A model with random weights."""
     model = getattr(keras.applications, name)(weights=None, classes=10, classifier_activation=None, **options)
     rng = np.random.default_rng(0)
     for variable in model.weights:
@@ -184,15 +207,14 @@ def keras_model(name, monkeypatch, **options):
     ("MobileNetV2", models.mobilenet_v2(classes=10, like="keras", **LARGE), (75, 64), {}),
     ("ConvNeXtTiny", models.convnext_tiny(classes=10, **LARGE), (64, 70), {"include_preprocessing": False}),
 ])  # fmt: skip
-def test_weights_and_outputs_of_keras(name, network, size, options, monkeypatch):
+def test_weights_and_outputs_of_keras(name, network, size, options, keras):
     shape = (2, *size, 3)
-    model = keras_model(name, monkeypatch, input_shape=shape[1:], **options)
+    model = keras_model(keras, name, input_shape=shape[1:], **options)
     names = models.names(network, "keras")
     params, state = interop.from_keras(network, shape, model, names=names)
-    assert sized((params, state)) == model.count_params()
+    assert count((params, state)) == model.count_params()
     x = image(shape)
-    variables = [[v.value for v in vs] for vs in (model.trainable_variables, model.non_trainable_variables)]
-    want, _ = compiled(functools.partial(model.stateless_call, training=False), *variables, x)
+    want = keras_output(model, x)
     assert 0.3 < np.std(want) < 30  # neither dead nor blown up, so that what follows says something
     got, after = compiled(network.apply, params, state, x)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
@@ -205,6 +227,29 @@ def test_weights_and_outputs_of_keras(name, network, size, options, monkeypatch)
         np.testing.assert_array_equal(np.asarray(v), old if v.path.endswith(kept) else 2 * old)
 
 
+def test_small_networks_in_keras(keras):
+    K = keras.layers
+    for network, shape, there in (
+        (models.catnet39(probabilities=True), (39, 39, 3), [
+            K.Conv2D(10, 3, activation="relu"), K.Conv2D(20, 5, 2, activation="relu"),
+            K.Conv2D(40, 5, 2, activation="relu"), K.Flatten(), K.Dense(1, activation="sigmoid")]),
+        (models.keras_conv25(classes=3, dropout=0.5, probabilities=True), (25, 25, 1), [
+            K.Conv2D(12, 3, activation="relu"), K.MaxPooling2D(2), K.Flatten(), K.Dropout(0.5),
+            K.Dense(3, activation="softmax")]),
+        (models.conv1d_text(classes=6), (300, 1), [
+            K.Conv1D(111, 5, activation="relu"), K.GlobalMaxPooling1D(), K.Dense(6)]),
+    ):  # fmt: skip
+        model = keras.Sequential([keras.Input(shape), *there], name="net")
+        arrays = drawn(network, (1, *shape))
+        own = [layer.name for layer in model.layers if layer.weights]
+        names = dict(zip([n for n, _ in network.children if n in arrays[0]], own, strict=True))
+        interop.to_keras(network, (1, *shape), *arrays, model, names=names)
+        x = image((2, *shape))
+        got, want = compiled(network.apply, *arrays, x)[0], keras_output(model, x)
+        assert np.std(want) > 0.01
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "network", "shape", "there"), [
     ("lenet5", models.lenet5(), (32, 32, 1), lambda t: t.lenet5()),
     ("resnet18", models.resnet18(classes=10, width=8, **LARGE), (64, 70, 3), lambda t: t.resnet18(8, 10)),
@@ -214,10 +259,9 @@ def test_weights_and_outputs_of_keras(name, network, size, options, monkeypatch)
     ("unet", models.unet(classes=3, width=8, levels=3, **LARGE), (32, 40, 2), lambda t: t.UNet(8, 3, 2, 3)),
 ])  # fmt: skip
 def test_weights_and_outputs_of_pytorch(name, network, shape, there):
-    torch = pytest.importorskip("torch")
     from tests import torch_networks
 
-    module = there(torch_networks).eval()
+    torch, module = torch_networks.torch, there(torch_networks).eval()
     shape = (2, *shape)
     if name == "lenet5":
         names = dict(zip(("c1", "c3", "c5", "f6", "output"), ("0", "3", "7", "9", "11"), strict=True))

@@ -1,8 +1,9 @@
 """Networks written in plain torch.nn, with torchvision's names of modules: what jconv.models is compared with."""
 
-import torch
-from torch import nn
-from torch.nn import functional as F
+import pytest
+
+torch = pytest.importorskip("torch")
+nn, F = torch.nn, torch.nn.functional
 
 
 def lenet5():

@@ -25,7 +25,8 @@ def names(network: Layer, library: str) -> dict[str, str]:
 
     The networks are those of `resnet18`, `resnet50`, `mobilenet_v2` and `convnext_tiny`; ``keras`` stands for
     ``keras.applications``, which has no ResNet-18. Where they take `like`, it must be the library's. The names of the
-    layers of Keras's ConvNeXt begin with that of the model, here ``convnext_tiny``, as it is by default.
+    layers of Keras's ConvNeXt begin with that of the model, here ``convnext_tiny``, as it is by default. With them
+    ``interop.from_keras(network, (1, 224, 224, 3), model, names=names(network, "keras"))`` takes the weights over.
 
     Args:
         network: the network.

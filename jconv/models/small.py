@@ -71,7 +71,7 @@ def catnet39(
     algorithm: Any = "auto",
     name: str | None = None,
 ) -> Layer:
-    """Three convolutions that shrink a picture, and a logistic or softmax output: is there a cat in these 39×39×3?
+    """Three convolutions that shrink a picture, and a logistic or softmax output, as for cats in 39×39×3.
 
     39×39×3 → 3×3, 10 filters → 37×37×10 → 5×5, stride 2, 20 filters → 17×17×20 → 5×5, stride 2, 40 filters → 7×7×40,
     flattened 1,960 → output; relu after each convolution, no padding. 27,301 parameters with one output.
