@@ -1,5 +1,7 @@
 """Weights of other libraries: outputs as there, and every round trip exact."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -166,6 +168,25 @@ def test_keras():
         interop.to_keras(wrong, SHAPE, *drawn(wrong, SHAPE), there, names=names)
     for a, v in zip(before, there.weights, strict=True):
         np.testing.assert_array_equal(a, np.asarray(v))
+
+
+def test_weights_that_keras_gave_no_name():
+    weight = lambda path: types.SimpleNamespace(path=path, value=np.full(3, 0.5, np.float32))
+    net, shape = jl.Sequential(jl.LayerScale(0.1), jl.LayerScale(0.1)), (1, 4, 4, 3)
+    names = {"LayerScale_0": "a", "LayerScale_1": "b"}
+    model = types.SimpleNamespace(name="net", weights=[weight("a/variable"), weight("b/variable_17")])
+    params, _ = interop.from_keras(net, shape, model, names=names)
+    same(params, {f"LayerScale_{i}": {"scale": jnp.full(3, 0.5)} for i in (0, 1)})
+    two = types.SimpleNamespace(name="net", weights=[*model.weights, weight("b/variable_18")])  # it is not clear which
+    with pytest.raises(ValueError, match="missing are 'b/variable'; unexpected are 'b/variable_17', 'b/variable_18'"):
+        interop.from_keras(net, shape, two, names=names)
+    arrays = interop.to_torch(net, shape, params, {}, names=names)
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "a.layer_scale": (3, 1, 1),
+        "b.layer_scale": (3, 1, 1),
+    }
+    with pytest.raises(ValueError, match="LayerScale 'LayerScale_0' with 'scale', of which Flax has no counterpart"):
+        interop.to_flax(net, shape, params, {})
 
 
 def test_flax_linen():

@@ -31,7 +31,9 @@ def every_layer():
         layers.BatchNorm(),
         layers.GroupNorm(2),
         layers.LayerNorm(),
+        layers.LayerScale(0.1),
         layers.Dropout(0.3),
+        layers.StochasticDepth(0.3),
         layers.MaxPool(2),
         layers.AvgPool((2, 3), padding="SAME", count_include_pad=False),
         layers.GlobalAvgPool(),
@@ -219,6 +221,31 @@ def test_dropout():
     assert abs(kept - 0.75) < 5 * math.sqrt(0.25 * 0.75 / x.size)
     np.testing.assert_allclose(y[y != 0], 1 / 0.75, rtol=1e-6)
     assert not np.array_equal(y, layer.apply({}, {}, x, train=True, key=jax.random.key(1))[0])
+
+
+def test_stochastic_depth_leaves_out_examples():
+    x = jnp.ones((4000, 3, 2))
+    body = layers.StochasticDepth(0.25)
+    np.testing.assert_array_equal(body.apply({}, {}, x)[0], x)
+    y = np.asarray(body.apply({}, {}, x, train=True, key=key)[0]).reshape(4000, 6)
+    kept = y[:, 0] != 0
+    assert abs(kept.mean() - 0.75) < 5 * math.sqrt(0.25 * 0.75 / 4000)
+    np.testing.assert_array_equal(y, np.where(kept[:, None], np.float32(1 / 0.75), 0) * np.ones(6))
+    with pytest.raises(ValueError, match="key: got None, accepted by StochasticDepth with train=True"):
+        body.apply({}, {}, x, train=True)
+    with pytest.raises(ValueError, match="rate: got 1, accepted is 0 <= rate < 1"):
+        layers.StochasticDepth(1)
+
+
+def test_layer_scale():
+    layer = layers.LayerScale(1e-6)
+    params, _ = layer.init(key, IMAGE)
+    np.testing.assert_array_equal(params["scale"], np.full(4, 1e-6, np.float32))
+    scale, x = draw((4,)), draw(IMAGE)
+    np.testing.assert_array_equal(layer.apply({"scale": scale}, {}, x)[0], scale * x)
+    assert layer.apply({"scale": scale}, {}, jnp.bfloat16(x))[0].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"params: got 'scale' of shape \(4,\), accepted by LayerScale .* \(3,\)"):
+        layer.apply({"scale": scale}, {}, x[..., :3])
 
 
 def test_sequential_nests_names_states_and_keys():
