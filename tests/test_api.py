@@ -7,18 +7,18 @@ import re
 import pytest
 
 import jconv
-from jconv import initializers, interop, layers, models
+from jconv import initializers
+
+from .reflection import public_modules, symbols
 
 SECTIONS = ("Args:", "Returns:", "Raises:", ">>>", "References:")
 
 
 def public():
     found = {}
-    for module in (jconv, initializers, interop, layers, models):
-        for name, value in vars(module).items():
-            if name.startswith("_") or inspect.ismodule(value) or not callable(value):
-                continue
-            if getattr(value, "__module__", "").startswith("jconv"):
+    for module in public_modules():
+        for name, value in symbols(module).items():
+            if getattr(value, "__module__", "").startswith(module.__name__):
                 found[f"{module.__name__}.{name}"] = value
     return found
 
@@ -37,8 +37,12 @@ def test_the_reflection_sees_the_api():
     wanted = """conv conv_transpose conv_local conv_input_grad conv_kernel_grad conv_bias_grad max_pool avg_pool ConvSpec
         select_algorithm Algorithms summary Conv ConvTranspose DepthwiseConv SeparableConv ConvLocal Dense BatchNorm
         GroupNorm LayerNorm LayerScale StochasticDepth Dropout MaxPool AvgPool GlobalAvgPool Flatten Activation Sequential Residual Parallel Layer
-        resnet50 mobilenet_v2 unet convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans""".split()
+        resnet50 mobilenet_v2 unet convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans
+        filters feature_maps learning_curves confusion_matrix receptive_field saliency""".split()
     assert names >= set(wanted)
+    for module in (jconv, jconv.layers, jconv.interop):  # whose namespace is what they export
+        there = {name for name, v in vars(module).items() if callable(v) and not name.startswith("_")}
+        assert there == set(symbols(module))
 
 
 @everything
