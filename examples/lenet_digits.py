@@ -24,34 +24,13 @@ import numpy as np
 import optax
 import training
 from jax import numpy as jnp
-from matplotlib.figure import Figure
 
 import jconv
-from jconv.layers import Activation, Conv, Dense, Flatten, Layer, MaxPool, Sequential
+from jconv import models, plot
+from jconv.layers import Layer
 
 INPUT_SHAPE = (-1, 32, 32, 1)
 TEST_BATCH = 1000
-
-
-def lenet(algorithm: str = "auto") -> Layer:
-    """LeNet-5 with today's parts: relu for tanh, maximum for mean, softmax for the Gaussian output.
-
-    The original's C3 leaves out some links between maps to save time; here each of its maps sees all of S2's.
-    """
-    return Sequential(
-        Conv(6, 5, padding="VALID", algorithm=algorithm, name="c1"),
-        Activation("relu"),
-        MaxPool(2, name="s2"),
-        Conv(16, 5, padding="VALID", algorithm=algorithm, name="c3"),
-        Activation("relu"),
-        MaxPool(2, name="s4"),
-        Flatten(),
-        Dense(120, name="c5"),
-        Activation("relu"),
-        Dense(84, name="f6"),
-        Activation("relu"),
-        Dense(10, name="output"),
-    )
 
 
 def to_input(images) -> jax.Array:
@@ -136,105 +115,9 @@ def make_evaluate(classify: Callable, data: digits.Dataset) -> Callable:
     return evaluate
 
 
-def learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
-    """Loss and error against epochs, on logarithmic scales, where late progress can be seen."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    epochs = [row["epoch"] for row in rows]
-    left.plot(epochs, [row["train_loss"] for row in rows], "k-o", markersize=3, label="training (as augmented)")
-    left.plot(epochs, [row["test_loss"] for row in rows], "--s", color="0.5", markersize=3, label="test")
-    left.set(title="Softmax cross-entropy", xlabel="epoch", ylabel="mean loss (nats)", yscale="log")
-    left.legend()
-    right.plot(epochs, [100 * (1 - row["test_accuracy"]) for row in rows], "k-o", markersize=3)
-    last = 100 * (1 - rows[-1]["test_accuracy"])
-    right.set(title=f"Test error, at last {last:.2f} %", xlabel="epoch", ylabel="errors (%)")
-    right.set_ylim(bottom=0)
-    for axes in (left, right):
-        axes.grid(True, which="both", color="0.9")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    return figure
-
-
-def filter_picture(params) -> Figure:
-    """The six 5x5 kernels of C1, on one scale with zero in the middle."""
-    kernel = np.asarray(params["c1"]["kernel"])[:, :, 0]
-    limit = np.abs(kernel).max()
-    figure = Figure(figsize=(10, 2.6), layout="constrained")
-    figure.suptitle("Filters of the first layer (C1), 5×5: ink under white excites a map, under black it inhibits it")
-    shown = None
-    panels = figure.subplots(1, kernel.shape[-1], squeeze=False)[0]
-    for i, axes in enumerate(panels):
-        shown = axes.imshow(kernel[:, :, i], cmap="gray", vmin=-limit, vmax=limit)
-        axes.set(title=f"map {i}", xlabel=f"bias {params['c1']['bias'][i]:+.2f}", xticks=[], yticks=[])
-    figure.colorbar(shown, ax=panels, label="weight", shrink=0.9)  # type: ignore
-    return figure
-
-
-def feature_map_picture(network: Layer, params, image, label: str) -> Figure:
-    """One image and what becomes of it in C1, S2 and C3, after each layer's relu."""
-
-    @jax.jit
-    def run(params, x):
-        outputs = {}
-        for name, layer in network.children:
-            x, _ = layer.apply(params.get(name, {}), {}, x)
-            outputs[name] = jax.nn.relu(x)  # to the maps of a pool after relu it does nothing
-        return outputs
-
-    outputs = run(params, to_input(image[None]))
-    figure = Figure(figsize=(10, 6.2), layout="constrained")
-    figure.suptitle(f"What LeNet-5 makes of the {label} on the left: bright is active, each layer on its own scale")
-    rows = (
-        ("c1", "C1: 28×28, after relu", (0, 6)),
-        ("s2", "S2: 14×14", (0, 6)),
-        ("c3", "C3: 10×10, after relu", (0, 8)),
-        ("c3", "C3, the other maps", (8, 16)),
-    )
-    grid = figure.add_gridspec(len(rows), 10, width_ratios=[2.2, 0.1, *[1] * 8])
-    axes = figure.add_subplot(grid[:2, 0])
-    axes.imshow(to_input(image[None])[0, :, :, 0], cmap="gray")
-    axes.set(title="input, 32×32", xticks=[], yticks=[])
-    for i, (name, title, (first, last)) in enumerate(rows):
-        maps = np.asarray(outputs[name][0])
-        for j, channel in enumerate(range(first, last)):
-            axes = figure.add_subplot(grid[i, 2 + j])
-            axes.imshow(maps[:, :, channel], cmap="gray", vmin=0, vmax=max(maps.max(), 1e-6))
-            axes.set(xticks=[], yticks=[])
-            axes.set_xlabel(f"map {channel}", fontsize=8, labelpad=2)
-            if j == 0:
-                axes.set_title(title, loc="left", fontsize=10)
-    return figure
-
-
-def confusion_picture(predicted, labels, classes: Sequence[str]) -> Figure:
-    """Counts of true class by predicted class; darkness follows the square root, so that single errors show."""
-    counts = np.zeros((len(classes), len(classes)), int)
-    np.add.at(counts, (labels, predicted), 1)
-    shade = np.sqrt(counts / np.maximum(counts.sum(1, keepdims=True), 1))
-    figure = Figure(figsize=(7, 6.6), layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(shade, cmap="Greys", vmin=0, vmax=1)
-    for (i, j), count in np.ndenumerate(counts):
-        if count:
-            axes.text(j, i, str(count), ha="center", va="center", color="white" if shade[i, j] > 0.5 else "black")
-    wrong = len(labels) - np.trace(counts)
-    axes.set_title(f"Test images: {wrong:,} of {len(labels):,} wrong")
-    axes.set(xlabel="predicted class", ylabel="true class (recognised)")
-    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if max(map(len, classes)) > 2 else {}
-    axes.set_xticks(range(len(classes)), classes, **turned)
-    axes.set_xticks(np.arange(len(classes) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(classes) - 1) + 0.5, minor=True)
-    axes.grid(True, which="minor", color="0.85")
-    axes.tick_params(which="minor", length=0)
-    recognised = 100 * np.diag(shade) ** 2
-    names = [f"{name} ({share:.0f} %)" for name, share in zip(classes, recognised, strict=True)]
-    axes.set_yticks(range(len(classes)), names)
-    return figure
-
-
 def predict(args) -> None:
     """Prints the class of a picture, and the probabilities of all classes."""
-    network = lenet(args.algorithm)
+    network = models.lenet5(algorithm=args.algorithm)
     like = jax.eval_shape(lambda key: network.init(key, INPUT_SHAPE)[0], jax.random.key(0))
     params, metadata = files.load_params(args.out / "params.safetensors", like)
     image = digits.load_image(args.predict)
@@ -254,7 +137,7 @@ def run(args: argparse.Namespace) -> None:
     data, begun = digits.load(args.data, quick=args.quick), time.perf_counter()
     schedule = training.warmup_cosine(args.learning_rate, training.num_steps(args, len(data.train_images)))
     out, classes = training.Run(args), data.classes
-    network, optimizer = lenet(args.algorithm), make_optimizer(args.optimizer, schedule)
+    network, optimizer = models.lenet5(algorithm=args.algorithm), make_optimizer(args.optimizer, schedule)
     start = training.init(network, INPUT_SHAPE, optimizer, args.seed)
     table = jconv.summary(network, INPUT_SHAPE)
     print(table)
@@ -277,11 +160,12 @@ def run(args: argparse.Namespace) -> None:
     )
     predicted = np.asarray(classify(params, data.test_images).argmax(-1))
     shown = len(data.test_images) // 2  # any; among the packaged digits a 5
-    label = classes[data.test_labels[shown]]
-    out.save_figure("learning_curves.png", learning_curves(rows))
-    out.save_figure("filters.png", filter_picture(params))
-    out.save_figure("feature_maps.png", feature_map_picture(network, params, data.test_images[shown], label))
-    out.save_figure("confusion_matrix.png", confusion_picture(predicted, data.test_labels, classes))
+    image, label = to_input(data.test_images[shown : shown + 1]), classes[data.test_labels[shown]]
+    first, title = params["c1"], f"What LeNet-5 makes of the {label}: bright is active, each layer on its own scale"
+    out.save_figure("learning_curves.png", plot.learning_curves(rows))
+    out.save_figure("filters.png", plot.filters(first["kernel"], bias=first["bias"]))
+    out.save_figure("feature_maps.png", plot.feature_maps(network, params, {}, image, max_maps=16, title=title))
+    out.save_figure("confusion_matrix.png", plot.confusion_matrix(data.test_labels, predicted, classes))
     out.note(test_accuracy=rows[-1]["test_accuracy"], seconds=round(time.perf_counter() - begun, 1))
     print(f"\nheld-out accuracy: {rows[-1]['test_accuracy']:.2%}")
     print(f"wrote to {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")

@@ -23,6 +23,7 @@ import training
 from matplotlib.figure import Figure
 
 import jconv
+from jconv import models
 from jconv.layers import Conv, ConvLocal, Layer, Sequential
 
 FIRST_LAYERS = {"shared": Conv, "unshared": ConvLocal}
@@ -35,7 +36,7 @@ PIXELS = range(5)  # MNIST's digits have a margin of four
 
 def network(kind: str) -> Layer:
     """LeNet-5 whose first layer is shared or not; all the others are the same."""
-    _, *others = (layer for _, layer in lenet_digits.lenet().children)
+    _, *others = (layer for _, layer in models.lenet5().children)
     return Sequential(FIRST_LAYERS[kind](6, 5, padding="VALID", name="c1"), *others)
 
 

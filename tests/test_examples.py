@@ -19,6 +19,7 @@ from jax import numpy as jnp
 from PIL import Image
 
 import jconv
+from jconv import models
 
 METRICS = {"step", "epoch", "train_loss", "test_loss", "test_accuracy", "images_per_second"}
 WRITTEN = (
@@ -59,7 +60,7 @@ def write_idx(folder, arrays, compressed: bool = False) -> None:
 
 def zeros():
     """Parameters of LeNet-5, all of them zero."""
-    shapes = jax.eval_shape(lambda key: lenet_digits.lenet().init(key, lenet_digits.INPUT_SHAPE)[0], jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: models.lenet5().init(key, lenet_digits.INPUT_SHAPE)[0], jax.random.key(0))
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
@@ -98,7 +99,7 @@ def test_backprop_by_hand_agrees_with_grad(trained):
 
 
 def test_first_layer_is_lenets():
-    row = jconv.summary(lenet_digits.lenet(), lenet_digits.INPUT_SHAPE).rows[0]
+    row = jconv.summary(models.lenet5(), lenet_digits.INPUT_SHAPE).rows[0]
     assert (row.name, row.output_shape, row.parameters, row.connections) == ("c1", (-1, 28, 28, 6), 156, 122304)
 
 
@@ -134,7 +135,7 @@ def test_moved_images():
 
 
 def test_bfloat16_computes_but_keeps_float32():
-    network = lenet_digits.lenet()
+    network = models.lenet5()
     params = jax.tree.map(jnp.asarray, zeros())
     batch = {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.zeros(2, np.int32)}
     loss = lenet_digits.make_loss(network, augmented=False, dtype="bfloat16")
