@@ -31,6 +31,7 @@ STYLES = {
     "shared": {"color": "black", "linestyle": "-", "marker": "o"},
     "unshared": {"color": "0.55", "linestyle": "--", "marker": "s"},
 }
+SEEDS = {"": 3, "--quick": 1}
 PIXELS = range(5)  # MNIST's digits have a margin of four
 
 
@@ -150,9 +151,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--seeds",
         type=training.count,
-        default={"": 3, "--quick": 1},
+        default=SEEDS,
         metavar="N",
-        help="how many of them, from --seed on (default: 3, 1 with --quick)",
+        help=f"how many of them, from --seed on ({training.told(SEEDS)})",
     )
     return made
 
