@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import functools
+import pathlib
+import re
 
 import jax
 import numpy as np
@@ -137,3 +139,18 @@ def test_the_same_bits_from_run_to_run():
     first = grads(x, k)
     for _ in range(5):
         jax.tree.map(np.testing.assert_array_equal, grads(x, k), first)
+
+
+def test_large_results_are_advised_to_lie_in_huge_pages():
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists():
+        pytest.skip("this system has no huge pages of that kind")
+    y = CONV(np.ones((1, 1024, 1024, 4), np.float32), np.ones((1, 1, 4, 16), np.float32))
+    at, flags = y.unsafe_buffer_pointer(), None
+    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= at < int(found[2], 16)
+        elif line.startswith("VmFlags:") and inside:
+            flags = line.split()
+    assert flags is not None
+    assert "hg" in flags

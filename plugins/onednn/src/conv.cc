@@ -9,12 +9,15 @@
 //
 // No exception leaves this file: each becomes an error of XLA that says what was asked for.
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
+#include <cinttypes>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <exception>
 #include <functional>
@@ -404,6 +407,61 @@ Turns& turns() {
   return *all;
 }
 
+// XLA gets large temporary memory from the system anew for every run of a program, and every page of it is faulted in when
+// it is first written: in a training step that costs up to a third of the time. Huge pages need a 512th of the faults, where
+// the system gives them to those who ask (transparent_hugepage/enabled: madvise, the usual setting). So the whole mapping in
+// which a large result lies is advised, each time, as it may be a new one at the same place. What mapping that is takes
+// long to find, and is kept. It is advice alone: what was mapped there before or since is as it was, but for its pages.
+class HugePages {
+ public:
+  void prefer(const void* data, size_t size) {
+    if (size < kHuge) return;
+    const uintptr_t at = reinterpret_cast<uintptr_t>(data);
+    std::lock_guard<std::mutex> lock(mutex_);
+    const Mapping* found = nullptr;
+    for (const Mapping& known : known_) {
+      if (known.begin <= at && at < known.end) found = &known;
+    }
+    if (!found) {
+      if (known_.size() == kKept) known_.erase(known_.begin());
+      known_.push_back(mapping_of(at));
+      found = &known_.back();
+    }
+    if (found->unnamed) madvise(reinterpret_cast<void*>(found->begin), found->end - found->begin, MADV_HUGEPAGE);
+  }
+
+ private:
+  static constexpr size_t kHuge = size_t{2} << 20, kKept = 64;
+
+  struct Mapping {
+    uintptr_t begin, end;
+    bool unnamed;  // no file, and neither heap nor stack
+  };
+
+  static Mapping mapping_of(uintptr_t at) {
+    Mapping found = {at, at + 1, false};
+    if (FILE* maps = std::fopen("/proc/self/maps", "re")) {
+      char line[512];
+      while (std::fgets(line, sizeof line, maps)) {
+        uintptr_t begin, end;
+        int named = 0;  // where the name begins
+        if (std::sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %*s %n", &begin, &end, &named) < 2) continue;
+        if (begin <= at && at < end) found = {begin, end, named > 0 && (line[named] == '\0' || line[named] == '\n')};
+      }
+      std::fclose(maps);
+    }
+    return found;
+  }
+
+  std::mutex mutex_;
+  std::vector<Mapping> known_;
+};
+
+HugePages& huge_pages() {
+  static HugePages* all = new HugePages;  // never destroyed, like the plans
+  return *all;
+}
+
 using Ints = ffi::Span<const int64_t>;
 
 Dims dims(Ints values) { return Dims(values.begin(), values.end()); }
@@ -438,6 +496,8 @@ ffi::Error Convolve(ffi::AnyBuffer a, ffi::AnyBuffer b, ffi::RemainingArgs more,
     if (role == kForward) data = {first, second, out};
     else if (role == kInputGrad) data = {out, second, first};
     else data = {first, out, second};
+    huge_pages().prefer(out, result->size_bytes());
+    huge_pages().prefer(scratch, given_scratch->size_bytes());
     turns().run([&] { execute(*found, role, data, bias, scratch); });
   } catch (const dnnl::error& e) {
     return ffi::Error(ffi::ErrorCode::kInternal, std::string("oneDNN: ") + e.what() + " (status " +
