@@ -46,8 +46,20 @@ class Plugin(NamedTuple):
 def plugins() -> tuple[Plugin, ...]:
     """Every entry point of the group, loaded once; none where the environment switches plug-ins off.
 
+    Args:
+        None.
+
+    Returns:
+        One `Plugin` for each entry point, in the order of their names; those that do not load say why.
+
+    Raises:
+        Nothing: what does not load is a warning.
+
     >>> all(isinstance(found, Plugin) for found in plugins())
     True
+
+    References:
+        https://packaging.python.org/en/latest/specifications/entry-points/
     """
     if os.environ.get(SWITCH, "").lower() == "off":
         return ()
@@ -78,8 +90,20 @@ def _loaded(point: metadata.EntryPoint) -> Plugin:
 def algorithms() -> dict[str, Algorithm]:
     """Every algorithm by its name: jconv's own, then those of plug-ins.
 
+    Args:
+        None.
+
+    Returns:
+        A new dict of names and algorithms.
+
+    Raises:
+        Nothing.
+
     >>> "xla" in algorithms()
     True
+
+    References:
+        `jconv.algorithms` gives the names alone.
     """
     found = {plugin.algorithm.name: plugin.algorithm for plugin in plugins() if plugin.algorithm}
     return {**ALGORITHMS, **found}

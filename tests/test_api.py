@@ -1,24 +1,49 @@
 """One reflection over everything public: docstrings with all sections, keyword-only options, `key`, no **kwargs."""
 
+import ast
 import dataclasses
 import inspect
 import re
+import typing
 
 import pytest
 
 import jconv
-from jconv import initializers, interop, layers
+from jconv import initializers
 
 SECTIONS = ("Args:", "Returns:", "Raises:", ">>>", "References:")
 
 
+def public_modules():
+    """jconv and every module in it that it exports."""
+    found = {name: value for name, value in vars(jconv).items() if inspect.ismodule(value)}
+    return [jconv, *(found[name] for name in sorted(found) if not name.startswith("_") and name in exported(jconv))]
+
+
+def exported(module):
+    """The public names of a module, read from its source: what it defines, and imports as themselves."""
+    names = []
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign):
+            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.ImportFrom):
+            names += [alias.name for alias in node.names if alias.name == alias.asname]
+    return [name for name in names if not name.startswith("_")]
+
+
+def symbols(module):
+    """The functions, classes and instances to call among them, without types like ``tuple[int, ...]``."""
+    values = {name: getattr(module, name) for name in exported(module)}
+    return {name: v for name, v in values.items() if callable(v) and typing.get_origin(v) is None}
+
+
 def public():
     found = {}
-    for module in (jconv, initializers, interop, layers):
-        for name, value in vars(module).items():
-            if name.startswith("_") or inspect.ismodule(value) or not callable(value):
-                continue
-            if getattr(value, "__module__", "").startswith("jconv"):
+    for module in public_modules():
+        for name, value in symbols(module).items():
+            if getattr(value, "__module__", "").startswith(module.__name__):
                 found[f"{module.__name__}.{name}"] = value
     return found
 
@@ -37,7 +62,8 @@ def test_the_reflection_sees_the_api():
     wanted = """conv conv_transpose conv_local conv_input_grad conv_kernel_grad conv_bias_grad max_pool avg_pool ConvSpec
         select_algorithm Algorithms summary Conv ConvTranspose DepthwiseConv SeparableConv ConvLocal Dense BatchNorm
         GroupNorm LayerNorm Dropout MaxPool AvgPool GlobalAvgPool Flatten Activation Sequential Residual Parallel Layer
-        convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans""".split()
+        convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans
+        filters feature_maps learning_curves confusion_matrix receptive_field saliency""".split()
     assert names >= set(wanted)
 
 

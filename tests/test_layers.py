@@ -307,6 +307,17 @@ def test_the_table():
     assert lines[-1].startswith("total")
 
 
+def test_fields_through_dilated_images_and_transposed_convolutions():
+    fields = lambda *net: [row.receptive_field[0] for row in jconv.summary(layers.Sequential(*net), (1, 30, 1)).rows]
+    # of an image with 2 zeros after each element, 4 neighbours hold at most 2 elements, and so do 5; 8 hold 3
+    stretched = layers.Conv(2, 4, input_dilation=3)
+    assert fields(stretched, layers.Conv(2, 2), layers.Conv(2, 4)) == [2, 2, 3]
+    up = layers.ConvTranspose(
+        2, 3, strides=2
+    )  # an output meets 2 elements or 1, two neighbours meet 2, three at most 3
+    assert fields(up, layers.Conv(2, 2), layers.Conv(2, 2)) == [2, 2, 3]
+
+
 @pytest.mark.parametrize(("name", "std", "law"), [
     ("glorot_uniform", math.sqrt(2 / (36 + 108)), "uniform"),
     ("glorot_normal", math.sqrt(2 / (36 + 108)), "truncated"),

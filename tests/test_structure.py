@@ -24,6 +24,7 @@ ORDER = [
     "_pool",
     "initializers",
     "layers",
+    "plot",
     "interop",
     "_tune",
     "__main__",
@@ -62,7 +63,7 @@ def test_direction(path):
             assert root in allowed or root in STANDARD, f"{root} is no runtime dependency"
 
 
-EXTRAS = {"interop/files.py": ("safetensors",)}  # imported when it is used
+EXTRAS = {"interop/files.py": ("safetensors",), "plot.py": ("matplotlib",)}  # imported when they are used
 STANDARD = {
     "argparse",
     "ast",

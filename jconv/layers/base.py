@@ -23,10 +23,30 @@ Initializer = Callable[..., jax.Array]
 class Geometry(NamedTuple):
     """What a table of layers says of one layer beside its shapes; counts are for one example."""
 
-    window: tuple[int, ...] = ()  # elements of its input that one output spans, per spatial axis
-    strides: tuple[int | Fraction, ...] = ()
+    window: tuple[int | Fraction, ...] = ()  # of its input, from the first to the last that one output sees
+    strides: tuple[Fraction, ...] = ()
     connections: int = 0
     macs: int = 0
+    taps: tuple[tuple[Fraction, ...], ...] = ()  # what of its input output 0 looks at; see `looks_at`
+
+
+def looks_at(axes: Sequence[_spec.Axis], *, transposed: bool = False) -> dict[str, Any]:
+    """Window, strides and taps of a `Geometry`, from the relation p q = o s + t d - lo of `_spec`.
+
+    Output o looks at those o stride + tap that are positions of the input: whole, and no padding. In a transposed
+    convolution o and p exchange places. The window is a fraction where taps fall between positions.
+    """
+    strides, taps = [], []
+    for axis in axes:
+        offsets = [t * axis.d - axis.lo for t in range(axis.k)]
+        if transposed:  # p q = o s + offset for o
+            strides.append(Fraction(axis.q, axis.s))
+            taps.append(tuple(Fraction(-offset, axis.s) for offset in reversed(offsets)))
+        else:
+            strides.append(Fraction(axis.s, axis.q))
+            taps.append(tuple(Fraction(offset, axis.q) for offset in offsets))
+    window = tuple(t[-1] - t[0] + 1 for t in taps)
+    return {"window": window, "strides": tuple(strides), "taps": tuple(taps)}
 
 
 @dataclasses.dataclass(frozen=True)

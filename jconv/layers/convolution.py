@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax import numpy as jnp
 from .. import _conv, initializers
 from .._select import canonical
 from .._spec import ConvSpec, Padding, integer, padding_mode_per_axis, per_axis
-from .base import Geometry, Initializer, Layer, Shape, cast, draw, positions, take, window_of
+from .base import Geometry, Initializer, Layer, Shape, cast, draw, looks_at, positions, take, window_of
 from .composition import Sequential
 
 
@@ -91,7 +90,7 @@ def _make_conv(
     def geometry(input_shape):
         spec = spec_of(input_shape)
         biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
-        return Geometry(spec.receptive_field, spec.strides, spec.num_connections - biases, spec.macs)  # type: ignore
+        return Geometry(connections=spec.num_connections - biases, macs=spec.macs, **looks_at(spec.axes))
 
     return Layer(init, apply, name, kind, geometry)
 
@@ -469,13 +468,18 @@ def ConvTranspose(
         return y, state
 
     def geometry(input_shape):
-        window = window_of(kernel_size, input_shape, "kernel_size")
-        rank = len(window)
-        steps, dilation = per_axis(strides, rank, "strides"), per_axis(kernel_dilation, rank, "kernel_dilation")
-        macs = positions(input_shape) * math.prod(window) * input_shape[-1] * (features // feature_group_count)
-        biases = math.prod(layer.output_shape(input_shape)[1:]) if use_bias else 0
-        spans = tuple(-(-((k - 1) * d + 1) // s) for k, d, s in zip(window, dilation, steps, strict=True))
-        return Geometry(spans, tuple(Fraction(1, s) for s in steps), macs + biases, macs)
+        window, out = window_of(kernel_size, input_shape, "kernel_size"), layer.output_shape(input_shape)
+        # of the convolution that is transposed: its image is the output here
+        spec = ConvSpec(
+            out[1:],
+            (*window, features // feature_group_count, input_shape[-1]),
+            strides=strides,
+            padding=padding,
+            kernel_dilation=kernel_dilation,
+            feature_group_count=feature_group_count,
+        )
+        biases = math.prod(out[1:]) if use_bias else 0
+        return Geometry(connections=spec.macs + biases, macs=spec.macs, **looks_at(spec.axes, transposed=True))
 
     layer = Layer(init, apply, name, kind, geometry)
     return layer
@@ -533,6 +537,6 @@ def Dense(
 
     def geometry(input_shape):
         count, one = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
-        return Geometry((), (), count * one.connections, count * one.macs)
+        return Geometry(connections=count * one.connections, macs=count * one.macs)
 
     return Layer(init, pointwise.apply, name, "Dense", geometry)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import jax
 
 from .. import _pool
-from .._spec import Padding, nearest, per_axis
-from .base import Geometry, Layer, stateless, window_of
+from .._spec import ConvSpec, Padding, nearest, per_axis
+from .base import Geometry, Layer, looks_at, stateless, window_of
 
 
 def _pool_layer(kind, function, window_shape, strides, padding, name, **options) -> Layer:
@@ -20,8 +20,9 @@ def _pool_layer(kind, function, window_shape, strides, padding, name, **options)
     def geometry(input_shape):
         window = window_of(window_shape, input_shape, "window_shape")
         steps = window if strides is None else per_axis(strides, len(window), "strides")
+        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=steps, padding=padding)
         outputs = math.prod(layer.output_shape(input_shape)[1:])
-        return Geometry(window, steps, outputs * math.prod(window), 0)
+        return Geometry(connections=outputs * math.prod(window), **looks_at(spec.axes))
 
     layer = stateless(fn, kind, name, geometry)
     return layer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from .base import Geometry, Layer, Shape
 
@@ -99,7 +101,7 @@ def _rows(name: str, layer: Layer, shape: Shape, depth: int, field, jump):
             jump = tuple(j * s for j, s in zip(jump, g.strides, strict=True))
         keeps_space = len(out) == len(shape)
         field, jump = (field, jump) if keeps_space else ((), ())
-        whole = tuple(math.ceil(f) for f in field)
+        whole = tuple(math.floor(f) for f in field)
         row = Row(name, layer.kind, depth, out, parameters, g.connections, g.macs, whole)
         return [row], out, field, jump
     rows, ends, at, f, j = [], [], shape, field, jump
@@ -113,11 +115,54 @@ def _rows(name: str, layer: Layer, shape: Shape, depth: int, field, jump):
         f = tuple(max(fs) for fs in zip(*(end[0] for end in ends), strict=True)) if same else ()
         j = ends[0][1] if same else ()
     direct = [r for r in rows if r.depth == depth + 1]
-    whole = tuple(math.ceil(v) for v in f)
+    whole = tuple(math.floor(v) for v in f)
     own = Row(
         name, layer.kind, depth, out, parameters, sum(r.connections for r in direct), sum(r.macs for r in direct), whole
     )
     return [own, *rows], out, f, j
+
+
+Places = tuple[np.ndarray, ...]  # positions along each spatial axis, in order
+
+
+def seen(layer: Layer, input_shape: Shape, outputs: Places) -> Places:
+    """Which positions of its input a layer looks at for those of its output, padding left out.
+
+    They are found for each axis by itself, so of branches whose fields lie beside each other it is the box around both.
+    A layer that drops the spatial axes looks everywhere. Statistics that a norm takes over positions do not count, as
+    they do not in `summary`.
+    """
+    if layer.children and layer.chained:
+        shapes = [input_shape]
+        for _, child in layer.children:
+            shapes.append(child.output_shape(shapes[-1]))
+        for (_, child), shape in zip(reversed(layer.children), reversed(shapes[:-1]), strict=True):
+            outputs = seen(child, shape, outputs)
+        return outputs
+    if layer.children:
+        branches = [seen(child, input_shape, outputs) for _, child in layer.children]
+        return tuple(functools.reduce(np.union1d, axis) for axis in zip(*branches, strict=True))
+    out = layer.output_shape(input_shape)
+    if len(out) != len(input_shape):
+        return tuple(np.arange(n) for n in input_shape[1:-1])
+    g = layer.geometry(input_shape) if layer.geometry else Geometry()
+    if g.taps:
+        axes = zip(outputs, g.taps, g.strides, input_shape[1:-1], strict=True)
+        return tuple(_looks_at(at, taps, stride, n) for at, taps, stride, n in axes)
+    if out[1:-1] != input_shape[1:-1]:
+        raise ValueError(
+            f"layer: got {layer.name or layer.kind}, which makes {out[1:-1]} of {tuple(input_shape[1:-1])} and does "
+            "not say where it looks; accepted are layers whose geometry gives `taps`."
+        )
+    return outputs
+
+
+def _looks_at(outputs: np.ndarray, taps: tuple[Fraction, ...], stride: Fraction, n: int) -> np.ndarray:
+    """Those o stride + tap that are positions of an axis of n."""
+    over = math.lcm(stride.denominator, *(tap.denominator for tap in taps))
+    found = outputs[:, None] * int(stride * over) + np.array([int(tap * over) for tap in taps])
+    found = np.unique(found[found % over == 0] // over)
+    return found[(found >= 0) & (found < n)]
 
 
 def summary(layer: Layer, input_shape: Sequence[int]) -> Summary:
