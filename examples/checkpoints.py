@@ -1,15 +1,17 @@
 """Checkpoints: all that a training needs to go on where it was, through orbax-checkpoint.
 
-Each is a folder named by its step. orbax writes it under another name and renames it when it is complete, so a process
-that dies at any moment leaves whole ones behind. What becomes of them on the disk afterwards shows in two SHA-256 sums,
-one of the arrays and one of everything else, because orbax does not notice every changed byte.
+Each is a folder named by its step, which gets that name when everything is in it, so a process that dies at any moment
+leaves whole ones behind. What becomes of them on the disk afterwards shows in the SHA-256 sums of their files, which
+are compared before orbax reads anything: it does not notice every changed byte.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
+import logging
+import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -18,26 +20,24 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from files import described, named_leaves
+from files import InputError, described, named_leaves, write_atomically
 
 KEPT = 3  # of each training
-UNFINISHED = ".orbax-checkpoint-tmp"  # how orbax ends the name of a folder that it is writing
+SUMS = "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it too
+UNFINISHED = "unfinished"
 
 
 class Checkpoint(NamedTuple):
     step: int
     state: Any  # a tree of NumPy arrays
-    info: dict[str, Any]  # whatever JSON can hold, as it was given to `save`
-
-
-class Damaged(Exception):
-    """A checkpoint that is not what was saved."""
+    info: dict[str, Any]
 
 
 @functools.cache
-def _orbax() -> Any:
+def _orbax() -> tuple[Any, Any]:
     import orbax.checkpoint as ocp  # only here: it takes a second, and --predict does without it
 
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it logs, with tracebacks, the errors that it raises
     return ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler())
 
 
@@ -46,42 +46,36 @@ def steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit() and path.is_dir())
 
 
+def last_good(folder: Path) -> str:
+    """What there is to go on from, for messages."""
+    found = steps(folder)
+    return f"the last good checkpoint is that of step {found[-1]}" if found else "there is no checkpoint before it"
+
+
 def _path(folder: Path, step: int) -> Path:
     return folder.absolute() / f"{step:08}"
 
 
-def sha256(tree: Any) -> str:
-    """Of all arrays of a tree, with their names, dtypes and shapes."""
-    digest = hashlib.sha256()
-    arrays = named_leaves(tree)
-    digest.update(json.dumps(described(arrays)).encode())
-    for array in arrays.values():
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
-
-
-def _text_sha256(info: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(info, sort_keys=True).encode()).hexdigest()
-
-
 def save(folder: Path, step: int, state: Any, info: Mapping[str, Any]) -> None:
-    """Saves a tree of arrays, and beside it what JSON can hold; older checkpoints than the last few are deleted then.
+    """Saves a tree of arrays, and beside it what JSON can hold; then all but the last few checkpoints are deleted.
 
     Raises OSError where it cannot be saved, as on a full disk; the checkpoints before stay as they are.
     """
     ocp, checkpointer = _orbax()
     state = jax.tree.map(np.asarray, jax.device_get(state))
-    held = {**info, "arrays": described(named_leaves(state)), "arrays_sha256": sha256(state)}
-    held["sha256"] = _text_sha256(held)
+    info = {**info, "arrays": described(named_leaves(state))}
+    path = folder.absolute() / UNFINISHED
     try:
         _delete_unfinished(folder)
-        what = ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(held))
-        checkpointer.save(_path(folder, step), what)
+        checkpointer.save(path, ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info)))
+        sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(path).items())
+        write_atomically(path / SUMS, sums.encode())
+        path.rename(_path(folder, step))
     except Exception as error:  # tensorstore tells a full disk as a ValueError
         _delete_unfinished(folder)
-        before = steps(folder)
-        kept = f"the last good checkpoint is that of step {before[-1]}" if before else "there is none before it"
-        raise OSError(f"{folder}: the checkpoint of step {step} cannot be saved ({_reason(error)}); {kept}.") from error
+        raise OSError(
+            f"{folder}: the checkpoint of step {step} cannot be saved ({_reason(error)}); {last_good(folder)}."
+        ) from error
     for old in steps(folder)[:-KEPT]:
         shutil.rmtree(_path(folder, old))
 
@@ -89,55 +83,66 @@ def save(folder: Path, step: int, state: Any, info: Mapping[str, Any]) -> None:
 def restore(folder: Path, like: Any, check: Callable[[dict[str, Any]], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None where there are no checkpoints.
 
-    Damaged ones that are newer are told of and renamed. `check` is given the info before the arrays are looked at, and
-    raises an error where it is that of another training; so does this function for arrays that differ from `like`.
+    Damaged ones that are newer are told of and renamed. `check` is given the info before the arrays are read, "arrays"
+    with their dtypes and shapes among it, and raises an error where it is that of another training.
     """
-    damaged: dict[int, Damaged] = {}
+    damaged: dict[int, str] = {}
     for step in reversed(steps(folder)):
-        try:
-            found = _read(_path(folder, step), step, like, check)
-        except Damaged as error:
-            damaged[step] = error
+        damage = _damage(_path(folder, step))
+        if damage:
+            damaged[step] = damage
             continue
-        for bad, error in damaged.items():
+        ocp, checkpointer = _orbax()
+        path = _path(folder, step)
+        info = checkpointer.restore(path, ocp.args.Composite(info=ocp.args.JsonRestore())).info
+        check(info)
+        like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        state = checkpointer.restore(path, ocp.args.Composite(state=ocp.args.StandardRestore(like))).state
+        for bad, damage in damaged.items():
             aside = _path(folder, bad).with_suffix(".damaged")
             shutil.rmtree(aside, ignore_errors=True)  # of an earlier time
             _path(folder, bad).rename(aside)
-            print(f"the checkpoint of step {bad} is damaged ({error}), and is now {aside.name};", file=sys.stderr)
-            print(f"  going on from that of step {step}", file=sys.stderr)
-        return found
+            print(f"{folder}: the checkpoint of step {bad} is damaged ({damage}), so it is now {aside.name}, and the "
+                  f"training goes on from that of step {step}", file=sys.stderr)  # fmt: skip
+        return Checkpoint(step, state, info)
     if damaged:
-        reasons = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
-        raise ValueError(f"{folder}: every checkpoint is damaged ({reasons}).")
+        reasons = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
+        raise InputError(
+            f"--resume: every checkpoint in {folder} is damaged ({reasons}). Accepted is a run without --resume, which "
+            "sets them aside and starts anew."
+        )
     return None
 
 
-def _read(path: Path, step: int, like: Any, check: Callable[[dict[str, Any]], None]) -> Checkpoint:
-    ocp, checkpointer = _orbax()
+def _sums(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file in a folder and below."""
+    found = sorted(file for file in path.rglob("*") if file.is_file() and file.name != SUMS)
+    return {str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
 
-    def read(**what: Any) -> Any:
-        try:
-            return checkpointer.restore(path, ocp.args.Composite(**what))
-        except Exception as error:  # of whatever kind: msgpack, JSON, tensorstore and orbax have their own
-            raise Damaged(_reason(error)) from error
 
-    info = read(info=ocp.args.JsonRestore()).info
-    if not isinstance(info, dict) or info.pop("sha256", None) != _text_sha256(info):
-        raise Damaged("what is beside the arrays is not what was saved")
-    check(info)
-    like = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    state = read(state=ocp.args.StandardRestore(like)).state
-    if sha256(state) != info["arrays_sha256"]:
-        raise Damaged("the arrays are not those that were saved")
-    return Checkpoint(step, state, info)
+def _damage(path: Path) -> str:
+    """What is wrong with the files of a checkpoint; "" where nothing is."""
+    try:
+        lines = [line.split("  ", 1) for line in (path / SUMS).read_text().splitlines()]
+        saved = {name: digest for digest, name in lines}
+    except FileNotFoundError:
+        return f"{SUMS} is missing"
+    except ValueError:  # no text, or no lines of two columns
+        return f"{SUMS} is changed"
+    found = _sums(path)
+    missing, changed = saved.keys() - found.keys(), [name for name in found if found[name] != saved.get(name)]
+    what = [f"{name} is missing" for name in sorted(missing)] + [f"{name} is changed" for name in changed]
+    return ", ".join(what[:3])
+
+
+def _reason(error: Exception) -> str:
+    """An error of saving in few words; tensorstore's has a page of them, and the number of the system's error."""
+    number = re.search(r"os_error_code='(\d+)'", str(error))
+    if number:
+        return os.strerror(int(number[1]))
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"[:300]
 
 
 def _delete_unfinished(folder: Path) -> None:
-    for path in folder.glob(f"*{UNFINISHED}*"):
+    for path in folder.glob(f"{UNFINISHED}*"):  # orbax's own names for what it is writing begin so too
         shutil.rmtree(path)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -27,8 +27,9 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that under its name there is the old content or the new, and never a part of it.
 
     The content goes to a temporary file in the same folder, hence on the same disk, where `os.replace` is one step.
+    What a killed process leaves of it has the same name every time, so the next one takes it away.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -41,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def prepare_folder(folder: Path) -> Path:
     """Makes the folder for the results, and proves that it can be written to before hours are spent on them."""
-    probe = folder / f".probe.{os.getpid()}"
+    probe = folder / ".probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import inspect
 import json
 import shlex
@@ -155,8 +156,14 @@ class TrainState(NamedTuple):
 
 
 def init(network: Layer, input_shape: Sequence[int], optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    params, state = jax.jit(lambda key: network.init(key, input_shape))(jax.random.key(seed))
+    """The state before the first step."""
+    params, state = _init(network, tuple(input_shape), jax.random.key(seed))
     return TrainState(params, state, optimizer.init(params))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(network: Layer, input_shape: tuple[int, ...], key: jax.Array) -> tuple[Any, Any]:
+    return network.init(key, input_shape)
 
 
 def make_step(loss: Callable, optimizer: optax.GradientTransformation) -> Any:
@@ -253,7 +260,7 @@ class Run:
         per_epoch = total // args.epochs
         folder = self.out / "checkpoints" / name
         settings = {option: value for option, value in self.options.items() if option not in NOT_OF_THE_TRAINING}
-        content = f"{examples:,} examples, SHA-256 {checkpoints.sha256(data)[:16]}"
+        content = f"{examples:,} examples, SHA-256 {_sha256(data)[:16]}"
         settings |= {"the script": args.script, "seed": seed, "the training data": content}
 
         data, key = jax.tree.map(jnp.asarray, data), jax.random.key(seed)
@@ -317,14 +324,11 @@ class Run:
     def _check_finite(self, folder: Path, step: int, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
             if not np.isfinite(np.asarray(value)).all():
-                before = checkpoints.steps(folder)
-                last = (
-                    f"the last good checkpoint is that of step {before[-1]}" if before else "there is no checkpoint yet"
-                )
                 what = f"{name} is {value}" if np.ndim(value) == 0 else f"{name} has numbers that are not finite"
                 raise InputError(
                     f"--learning-rate: got {self.args.learning_rate}, with which {what} at step {step}; accepted is a "
-                    f"rate that the training survives, so try a smaller one, with --resume or anew ({last})."
+                    "rate that the training survives, so try a smaller one, with --resume or anew; "
+                    f"{checkpoints.last_good(folder)}."
                 )
 
 
@@ -351,6 +355,15 @@ def _check_same(folder: Path, settings: Mapping[str, Any], arrays: Any, info: Ma
 
 def _option(name: str) -> str:
     return name if " " in name else f"--{name.replace('_', '-')}"
+
+
+def _sha256(data: Any) -> str:
+    """Of arrays, with their names, dtypes and shapes."""
+    arrays = files.named_leaves(data)
+    digest = hashlib.sha256(json.dumps(files.described(arrays)).encode())
+    for array in arrays.values():
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _order(seed: int, epoch: int, examples: int) -> np.ndarray:
