@@ -4,6 +4,7 @@ from . import initializers as initializers
 from . import interop as interop
 from . import lax as lax
 from . import layers as layers
+from . import models as models
 from . import plot as plot
 from . import plugins as plugins
 from ._accelerate import Replacement as Replacement

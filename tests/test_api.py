@@ -61,8 +61,8 @@ def test_the_reflection_sees_the_api():
     names = {name.rpartition(".")[2] for name in PUBLIC}
     wanted = """conv conv_transpose conv_local conv_input_grad conv_kernel_grad conv_bias_grad max_pool avg_pool ConvSpec
         select_algorithm Algorithms summary Conv ConvTranspose DepthwiseConv SeparableConv ConvLocal Dense BatchNorm
-        GroupNorm LayerNorm Dropout MaxPool AvgPool GlobalAvgPool Flatten Activation Sequential Residual Parallel Layer
-        convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans
+        GroupNorm LayerNorm LayerScale StochasticDepth Dropout MaxPool AvgPool GlobalAvgPool Flatten Activation Sequential Residual Parallel Layer
+        resnet50 mobilenet_v2 unet convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans
         filters feature_maps learning_curves confusion_matrix receptive_field saliency""".split()
     assert names >= set(wanted)
 

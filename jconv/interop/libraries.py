@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from jax import numpy as jnp
 from ..layers import Layer
 from .base import OI, SAME, STATE, Convention, Layout, Leaf, Names, leaves_of, named_leaves, to_here, to_there
 
+UNNAMED = "variable"  # what Keras calls a weight without a name, and then variable_1, variable_2 and so on
 COUNTED = 1_000_000  # steps after which a running average that is corrected for its start needs no correction
 
 
@@ -101,6 +103,7 @@ TORCH = Convention(
         ("SeparableConv", "depthwise/kernel"): ("depthwise.weight", CONV_OI),
         ("SeparableConv", "pointwise/kernel"): ("pointwise.weight", CONV_OI),
         ("SeparableConv", "pointwise/bias"): ("pointwise.bias", SAME),
+        ("LayerScale", "scale"): ("layer_scale", AS_FIRST),  # torchvision's, since PyTorch has none
     },
     channels_first=True,
 )  # fmt: skip
@@ -115,6 +118,7 @@ KERAS = Convention(
         ("SeparableConv", "depthwise/kernel"): ("depthwise_kernel", DEPTHWISE),
         ("SeparableConv", "pointwise/kernel"): ("pointwise_kernel", SAME),
         ("SeparableConv", "pointwise/bias"): ("bias", SAME),
+        ("LayerScale", "scale"): (UNNAMED, SAME),  # that of keras.applications
     },
 )
 
@@ -272,7 +276,10 @@ def _variables(model: Any) -> dict[str, Any]:
     """The weights of a Keras layer or model under their paths in it."""
     found = {variable.path: variable for variable in model.weights}
     own = f"{model.name}/"
-    return {name.removeprefix(own): v for name, v in found.items()} if all(n.startswith(own) for n in found) else found
+    if all(n.startswith(own) for n in found):
+        found = {name.removeprefix(own): v for name, v in found.items()}
+    named = {re.sub(rf"(^|/){UNNAMED}_\d+$", rf"\1{UNNAMED}", name): v for name, v in found.items()}
+    return named if len(named) == len(found) else found  # the number counts the weights of all models of the process
 
 
 def from_keras(

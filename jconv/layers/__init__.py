@@ -24,6 +24,8 @@ from .normalisation import BatchNorm as BatchNorm
 from .normalisation import Dropout as Dropout
 from .normalisation import GroupNorm as GroupNorm
 from .normalisation import LayerNorm as LayerNorm
+from .normalisation import LayerScale as LayerScale
+from .normalisation import StochasticDepth as StochasticDepth
 from .pooling import Activation as Activation
 from .pooling import AvgPool as AvgPool
 from .pooling import Flatten as Flatten

@@ -1,14 +1,15 @@
-"""Layers that normalise, and `Dropout`."""
+"""Layers that normalise, scale, or leave out at random."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 
 from .._spec import integer, sequence
-from .base import Layer, take
+from .base import Layer, Shape, take
 
 
 def _affine_init(use_scale: bool, use_bias: bool, param_dtype):
@@ -212,6 +213,58 @@ def LayerNorm(
     return Layer(init, apply, name, "LayerNorm")
 
 
+def LayerScale(init_value: float, *, param_dtype: Any = jnp.float32, name: str | None = None) -> Layer:
+    """Scales each channel: y = x * scale.
+
+    At the end of the body of a `Residual`, with a small first value, it makes the block begin near the identity.
+
+    Args:
+        init_value: what each scale is at first.
+        param_dtype: of the parameter.
+        name: of its parameter in a `Sequential`.
+
+    Returns:
+        A `Layer` with params ``{"scale": [channels]}``.
+
+    Raises:
+        ValueError: in apply, for a scale that does not fit.
+
+    >>> import jax
+    >>> layer = LayerScale(0.5)
+    >>> layer.apply(*layer.init(jax.random.key(0), (1, 2)), jax.numpy.array([[1.0, 3.0]]))[0]
+    Array([[0.5, 1.5]], dtype=float32)
+
+    References:
+        Touvron, Cord, Sablayrolles, Synnaeve and Jégou, "Going deeper with image transformers", ICCV 2021,
+        arXiv:2103.17239.
+    """
+    affine = _affine_init(True, False, param_dtype)
+
+    def init(key, input_shape):
+        return {n: jnp.full_like(ones, init_value) for n, ones in affine(key, input_shape).items()}, {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        return _affine(x, params, "LayerScale", True, False).astype(x.dtype), state
+
+    return Layer(init, apply, name, "LayerScale")
+
+
+def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Shape], Shape]) -> Layer:
+    """In training zeros with probability `rate`, one draw for each element of a mask that is broadcast to x."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate: got {rate}, accepted is 0 <= rate < 1.")
+
+    def apply(params, state, x, *, train=False, key=None):
+        if not train or rate == 0:
+            return x, state
+        if key is None:
+            raise ValueError(f"key: got None, accepted by {kind} with train=True is a key of jax.random.key.")
+        keep = jax.random.bernoulli(key, 1 - rate, mask_shape(x.shape))
+        return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype)), state
+
+    return Layer(lambda key, input_shape: ({}, {}), apply, name, kind)
+
+
 def Dropout(rate: float, *, name: str | None = None) -> Layer:
     """In training sets each element to zero with probability `rate`: y = x m / (1 - rate), m ~ Bernoulli(1 - rate).
 
@@ -236,15 +289,31 @@ def Dropout(rate: float, *, name: str | None = None) -> Layer:
     References:
         Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", 2014.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate: got {rate}, accepted is 0 <= rate < 1.")
+    return _dropout("Dropout", rate, name, lambda shape: shape)
 
-    def apply(params, state, x, *, train=False, key=None):
-        if not train or rate == 0:
-            return x, state
-        if key is None:
-            raise ValueError("key: got None, accepted by Dropout with train=True is a key of jax.random.key.")
-        keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-        return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype)), state
 
-    return Layer(lambda key, input_shape: ({}, {}), apply, name, "Dropout")
+def StochasticDepth(rate: float, *, name: str | None = None) -> Layer:
+    """In training sets whole examples to zero with probability `rate`: y_b = x_b m_b / (1 - rate), m_b of 0 or 1.
+
+    At the end of the body of a `Residual` it leaves out the block for these examples. In inference it is the identity.
+
+    Args:
+        rate: probability, at least 0 and less than 1.
+        name: in a `Sequential`.
+
+    Returns:
+        A `Layer` without parameters; its input has one batch axis, its apply needs `key` where ``train=True``.
+
+    Raises:
+        ValueError: for a rate out of range, and in apply for training without a key.
+
+    >>> import jax
+    >>> layer = StochasticDepth(0.5)
+    >>> y, _ = layer.apply({}, {}, jax.numpy.ones((100, 3)), train=True, key=jax.random.key(0))
+    >>> sorted({tuple(map(float, row)) for row in y})
+    [(0.0, 0.0, 0.0), (2.0, 2.0, 2.0)]
+
+    References:
+        Huang, Sun, Liu, Sedra and Weinberger, "Deep networks with stochastic depth", ECCV 2016, arXiv:1603.09382.
+    """
+    return _dropout("StochasticDepth", rate, name, lambda shape: (*shape[:1], *(1,) * len(shape[1:])))
