@@ -43,7 +43,7 @@ def folds(seed: int, count: int) -> list[np.ndarray]:
 
 
 def face_network() -> Layer:
-    """25×25×1 → 12 filters, 23×23×12 (120 parameters) → 11×11 → 24 filters, 9×9 → 4×4 → 48 filters, 2×2 → 1×1 → logit."""
+    """25×25×1 → 12 filters (120 parameters) 23×23 → 11×11 → 24 filters 9×9 → 4×4 → 48 filters 2×2 → 1×1 → logit."""
     return Sequential(
         Conv(12, 3, padding="VALID"),
         Activation("relu"),
@@ -155,7 +155,8 @@ def run(args: argparse.Namespace) -> None:
         seconds=round(time.perf_counter() - begun, 1),
     )
     print(f"\nheld-out accuracy: network {right.mean():.3f}, logistic regression {theirs.mean():.3f}")
-    print(f"right where the other is wrong: network {np.sum(right & ~theirs)}, baseline {np.sum(theirs & ~right)} times")
+    only = f"network {np.sum(right & ~theirs)}, baseline {np.sum(theirs & ~right)} times"
+    print(f"right where the other is wrong: {only}")
     print(f"wrote to {args.out}: {', '.join(sorted(path.name for path in args.out.iterdir()))}")
 
 

@@ -116,7 +116,8 @@ def run(args: argparse.Namespace) -> None:
     files.save_params(args.out / "params.safetensors", weights, {"network": "series_1d", "dataset": args.dataset})
     predicted = np.asarray(apply(trained, data.test).argmax(-1))
     kernel = trained.params["features"]["Conv_0"]["kernel"]
-    out.save_figure("learning_curves.png", plot.learning_curves(rows, title=f"{args.dataset}: training and test series"))
+    title = f"{args.dataset}: training and test series"
+    out.save_figure("learning_curves.png", plot.learning_curves(rows, title=title))
     out.save_figure("filters.png", plot.filters(kernel, title="16 of the 32 filters of the first convolution"))
     out.save_figure("confusion_matrix.png", plot.confusion_matrix(data.test_labels, predicted, classes))
     picture = evidence_picture(network, trained, data.test, data.test_labels, data.classes)
