@@ -69,7 +69,8 @@ def evidence_picture(network: Layer, trained: training.TrainState, x, labels, cl
     (_, features), *_ = network.children
     figure = Figure(figsize=(10, 1.2 + 1.25 * len(classes)), layout="constrained")
     figure.suptitle("The first test series of each class: dark where it speaks for the class, light where against it")
-    for label, axes in enumerate(figure.subplots(len(classes), 1, sharex=True)):
+    panels = figure.subplots(len(classes), 1, sharex=True)
+    for label, axes in enumerate(panels):
         series = x[np.flatnonzero(labels == label)[:1]]
         maps, _ = features.apply(trained.params["features"], trained.state["features"], series)
         evidence = np.asarray(maps[0] @ trained.params["output"]["kernel"][:, label])[None]
@@ -79,7 +80,7 @@ def evidence_picture(network: Layer, trained: training.TrainState, x, labels, cl
         axes.imshow(evidence, aspect="auto", extent=extent, **options)
         axes.plot(series[0, :, 0], color="black", linewidth=1.2)
         axes.set_ylabel(f"class {classes[label]}")
-    axes.set_xlabel("position")
+    panels[-1].set_xlabel("position")
     return figure
 
 
