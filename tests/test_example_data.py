@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -63,9 +64,8 @@ def test_a_quick_run_writes_everything(name, tmp_path):
     assert script.main(["--quick", "--out", str(tmp_path)]) == 0
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {"step", "epoch", "train_loss", "test_loss", "test_accuracy", "images_per_second"} <= set(rows[-1])
-    config = json.loads((tmp_path / "config.json").read_text())
-    assert 0 <= config["test_accuracy"] <= 1
-    assert any("baseline" in name or "logistic regression" in name for name in config)
+    assert 0 <= rows[-1]["test_accuracy"] <= 1
+    assert re.search("baseline|logistic regression", (tmp_path / "config.json").read_text())
     pictures = sorted(tmp_path.glob("*.png"))
     assert len(pictures) >= 3
     for path in pictures:
