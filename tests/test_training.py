@@ -168,7 +168,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, errors
         unfinished += bool(list(out.glob("checkpoints/*/unfinished*")))
         reached.append([max(checkpoints.steps(out / "checkpoints" / name), default=0) for name in ("first", "second")])
@@ -176,7 +176,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
     assert reached == sorted(reached), "a step that was saved was lost"
     assert reached[0] < reached[-1]
     process = start_small(out, *options)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert_same(out, undisturbed)
     assert not list(out.rglob("*.tmp"))
@@ -189,7 +189,7 @@ def test_signals_stop_and_save(tmp_path, undisturbed, number):
     while not list(tmp_path.glob("checkpoints/first/0*")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     (step,) = checkpoints.steps(tmp_path / "checkpoints/first")[-1:]
@@ -316,7 +316,7 @@ def test_no_file_may_be_longer(tmp_path, limit, width):
     (tmp_path / "out/params.safetensors").unlink()
     before = {path: path.read_bytes() for path in (tmp_path / "out/checkpoints").rglob("*") if path.is_file()}
     process = start_small(tmp_path / "out", "--resume", *map(str, options), FILE_LIMIT=str(limit))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "the checkpoint of step 4 cannot be saved (File too large); there is no checkpoint before it" in errors
     assert {path: path.read_bytes() for path in (tmp_path / "out/checkpoints").rglob("*") if path.is_file()} == before
