@@ -1,4 +1,5 @@
 # make demo   trains LeNet-5 on real digits, with its pictures in runs/lenet/
+# make example-NAME  runs examples/NAME.py, such as example-weight_sharing; ARGS=--help tells its options
 # make test   runs the tests
 # make bench  measures jconv beside lax, PyTorch and the layer libraries of JAX; make bench-quick is short
 # make lint   ruff and pyright
@@ -16,6 +17,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 
 .PHONY: demo test bench bench-quick sanitize soak lint format clean
 .SUFFIXES:
+.PRECIOUS: $(VENV)/has-%
 
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; ok = v >= (3, 11); print("" if ok else f"jconv needs Python 3.11 or newer; this is {v[0]}.{v[1]}. Set PYTHON=...", end="" if ok else "\n"); sys.exit(not ok)'
@@ -41,8 +43,10 @@ $(VENV)/onednn-tried: $(VENV)/made $(wildcard plugins/onednn/* plugins/onednn/*/
 	  CXX=$(CXX) $(INSTALL) --no-build-isolation --no-deps --force-reinstall ./plugins/onednn; } >$(VENV)/onednn.log 2>&1; \
 	then touch $@; else echo 'oneDNN plug-in: does not build, $(VENV)/onednn.log says why; jconv runs without it'; fi
 
-demo: $(VENV)/has-examples $(WITH)
-	$(BIN)/python examples/lenet_digits.py $(ARGS)
+demo: example-lenet_digits
+
+example-%: $(VENV)/has-examples $(WITH)
+	$(BIN)/python examples/$*.py $(ARGS)
 
 test: $(VENV)/has-test $(WITH)
 	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)

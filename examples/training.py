@@ -44,7 +44,7 @@ from jconv.layers import Layer
 
 AHEAD = 8  # steps that are handed to the device before the loss of the first of them is read
 # Options that a resumed run may have otherwise; of "data", the content is compared.
-NOT_OF_THE_TRAINING = {"out", "resume", "checkpoint_every", "data", "predict", "script"}
+NOT_OF_THE_TRAINING = {"out", "resume", "checkpoint_every", "data", "predict", "script", "seeds"}
 
 
 class Interrupted(Exception):
@@ -88,14 +88,14 @@ def parser(
     """
     made = argparse.ArgumentParser(description=description, epilog=epilog)
     add = made.add_argument
-    add("--epochs", type=count, default=epochs, metavar="N", help=f"passes over the training data ({_told(epochs)})")
+    add("--epochs", type=count, default=epochs, metavar="N", help=f"passes over the training data ({told(epochs)})")
     add("--batch-size", type=count, default=batch_size, metavar="N", help="examples a step (default: %(default)s)")
     add(
         "--learning-rate",
         type=rate,
         default=learning_rate,
         metavar="RATE",
-        help=f"the largest: it rises to it, then falls along a cosine to zero ({_told(learning_rate)})",
+        help=f"the largest: it rises to it, then falls along a cosine to zero ({told(learning_rate)})",
     )
     add("--seed", type=_seed, default=0, metavar="N", help="of everything random (default: %(default)s)")
     add("--out", type=Path, default=Path(out), metavar="DIR", help="folder for results (default: %(default)s)")
@@ -110,7 +110,8 @@ def parser(
     return made
 
 
-def _told(defaults: Mapping[str, float]) -> str:
+def told(defaults: Mapping[str, float]) -> str:
+    """The defaults under their options, for help."""
     return f"default: {', '.join(f'{value} with {name}' if name else str(value) for name, value in defaults.items())}"
 
 
@@ -265,12 +266,13 @@ class Run:
 
         data, key = jax.tree.map(jnp.asarray, data), jax.random.key(seed)
         saved = {"train": start, "key": jax.random.key_data(key)}
-        state, done, losses, rows = start, 0, [], []  # the losses of this epoch
+        state = jax.tree.map(jnp.array, start)  # a copy: the step gives the memory of what it is called with away
+        done, losses, rows = 0, [], []  # the losses of this epoch
         found = (
             checkpoints.restore(folder, saved, partial(_check_same, folder, settings, saved)) if args.resume else None
         )
         if found is not None:
-            saved = jax.tree.map(jnp.asarray, found.state)
+            saved = jax.tree.map(jnp.array, found.state)
             state, key, done = saved["train"], jax.random.wrap_key_data(saved["key"]), found.step
             losses, rows = found.info["losses"], found.info["rows"]
             print(f"{title}: going on after step {done} of {total}", flush=True)

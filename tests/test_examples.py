@@ -13,6 +13,8 @@ import lenet_backprop
 import lenet_digits
 import numpy as np
 import pytest
+import scipy.ndimage
+import weight_sharing
 from jax import numpy as jnp
 from PIL import Image
 
@@ -106,6 +108,39 @@ def test_augment_keeps_shape_and_changes_images():
     assert y.shape == x.shape
     assert 0 <= float(y.min()) <= float(y.max()) <= 1
     assert not np.allclose(y[0], y[1])
+
+
+def test_weight_sharing(tmp_path, capsys):
+    assert weight_sharing.main(["--quick", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "config.json").read_text())["results"]
+    assert (results["shared"]["c1_parameters"], results["unshared"]["c1_parameters"]) == (156, 122304)
+    assert results["unshared"]["parameters"] - results["shared"]["parameters"] == 122304 - 156 == 784 * 156 - 156
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.pop("fit") for row in rows] == ["shared-0", "unshared-0"]
+    for row, result in zip(rows, results.values(), strict=True):
+        assert set(row) == METRICS
+        assert [row["test_accuracy"]] == result["test_accuracy"]
+        assert result["errors_when_moved"][0][0] == pytest.approx(1 - row["test_accuracy"])
+    with Image.open(tmp_path / "weight_sharing.png") as image:
+        assert np.asarray(image.convert("L")).std() > 5
+    assert "C1 unshared: 122,304 parameters of 183,854" in capsys.readouterr().out
+
+
+def test_moved_images():
+    images = np.random.default_rng(0).integers(0, 256, (2, 6, 7)).astype(np.uint8)
+    ways = ((0, -2, 0), (0, 2, 0), (0, 0, -2), (0, 0, 2))  # up, down, left, right
+    for got, shift in zip(weight_sharing.moved(images, 2), ways, strict=True):
+        np.testing.assert_array_equal(got, scipy.ndimage.shift(images, shift, order=0))
+
+
+def test_bfloat16_computes_but_keeps_float32():
+    network = lenet_digits.lenet()
+    params = jax.tree.map(jnp.asarray, zeros())
+    batch = {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.zeros(2, np.int32)}
+    loss = lenet_digits.make_loss(network, augmented=False, dtype="bfloat16")
+    jaxpr = jax.make_jaxpr(lambda p: jax.value_and_grad(loss, has_aux=True)(p, {}, batch, None))(params)
+    assert "bf16[2,28,28,6]" in str(jaxpr), "C1 is not computed in bfloat16"
+    assert {aval.dtype for aval in jaxpr.out_avals} == {np.dtype("float32")}
 
 
 # The parts of backprop -----------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_fit_is_this_loop(tmp_path):
     )
     args.script = "test"
     start = training.init(network, (-1, 3), optimizer, 7)
-    params = expected = jax.tree.map(np.asarray, start.params)
+    params = jax.tree.map(np.asarray, start.params)
     evaluate = lambda train: seen.append(jax.tree.map(np.asarray, train.params)) or {"test_loss": jnp.float32(0.5)}
     end, rows = training.Run(args).fit(start, training.make_step(loss, optimizer), x, evaluate, seed=7)
 
@@ -120,7 +120,7 @@ def test_fit_is_this_loop(tmp_path):
         means.append(np.mean(losses))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), seen[epoch], params)
     jax.tree.map(np.testing.assert_array_equal, end.params, seen[-1])
-    assert not np.allclose(end.params["kernel"], expected["kernel"])
+    assert not np.allclose(end.params["kernel"], start.params["kernel"])  # which is still there
     np.testing.assert_allclose([row["train_loss"] for row in rows], means, rtol=1e-5)
     assert [(row["step"], row["epoch"], row["test_loss"]) for row in rows] == [(2, 1, 0.5), (4, 2, 0.5), (6, 3, 0.5)]
     assert list(rows[0]) == ["step", "epoch", "train_loss", "test_loss", "images_per_second"]
@@ -168,7 +168,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, errors
         unfinished += bool(list(out.glob("checkpoints/*/unfinished*")))
         reached.append([max(checkpoints.steps(out / "checkpoints" / name), default=0) for name in ("first", "second")])
@@ -176,7 +176,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
     assert reached == sorted(reached), "a step that was saved was lost"
     assert reached[0] < reached[-1]
     process = start_small(out, *options)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert_same(out, undisturbed)
     assert not list(out.rglob("*.tmp"))
@@ -189,7 +189,7 @@ def test_signals_stop_and_save(tmp_path, undisturbed, number):
     while not list(tmp_path.glob("checkpoints/first/0*")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     (step,) = checkpoints.steps(tmp_path / "checkpoints/first")[-1:]
@@ -316,7 +316,7 @@ def test_no_file_may_be_longer(tmp_path, limit, width):
     (tmp_path / "out/params.safetensors").unlink()
     before = {path: path.read_bytes() for path in (tmp_path / "out/checkpoints").rglob("*") if path.is_file()}
     process = start_small(tmp_path / "out", "--resume", *map(str, options), FILE_LIMIT=str(limit))
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "the checkpoint of step 4 cannot be saved (File too large); there is no checkpoint before it" in errors
     assert {path: path.read_bytes() for path in (tmp_path / "out/checkpoints").rglob("*") if path.is_file()} == before
