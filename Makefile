@@ -2,6 +2,7 @@
 # make example-NAME  runs examples/NAME.py, such as example-weight_sharing; ARGS=--help tells its options
 # make test   runs the tests
 # make bench  measures jconv beside lax, PyTorch and the layer libraries of JAX; make bench-quick is short
+# make docs   builds the documentation site in site/; make docs-serve shows it and follows what is edited
 # make lint   ruff and pyright
 # make sanitize  the tests of the oneDNN plug-in under the address and undefined-behaviour sanitizers; make soak: many calls
 # Each makes its own environment in $(VENV) first, and does nothing there when nothing changed. Where a C++ compiler is
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
-.PHONY: demo test bench bench-quick sanitize soak lint format clean
+.PHONY: demo test bench bench-quick sanitize soak docs docs-serve docs-pictures lint format clean
 .SUFFIXES:
 .PRECIOUS: $(VENV)/has-%
 
@@ -71,6 +72,16 @@ sanitize: $(VENV)/has-test $(VENV)/onednn-tried
 
 soak: $(VENV)/has-test $(VENV)/onednn-tried
 	$(BIN)/python plugins/onednn/tests/soak.py $(ARGS)
+
+docs: $(VENV)/has-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
+
+docs-serve: $(VENV)/has-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve $(ARGS)
+
+# the pictures of the pages, drawn by jconv; they are committed
+docs-pictures: $(VENV)/has-examples
+	$(BIN)/python docs/pictures.py $(ARGS)
 
 lint: $(VENV)/has-test $(VENV)/has-lint
 	$(BIN)/ruff check .

@@ -40,8 +40,14 @@ def _drop_in(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
 
 conv = _drop_in(jax.lax.conv)
+"""`jax.lax.conv`: a window with strides over a channels-first image."""
 conv_with_general_padding = _drop_in(jax.lax.conv_with_general_padding)
+"""`jax.lax.conv_with_general_padding`: the same with pads and both dilations."""
 conv_general_dilated = _drop_in(jax.lax.conv_general_dilated)
+"""`jax.lax.conv_general_dilated`: any layout, groups, pads and dilations."""
 conv_general_dilated_local = _drop_in(jax.lax.conv_general_dilated_local)
+"""`jax.lax.conv_general_dilated_local`: a kernel of its own at each position."""
 conv_general_dilated_patches = _drop_in(jax.lax.conv_general_dilated_patches)
+"""`jax.lax.conv_general_dilated_patches`: the window of each output, as its channels."""
 conv_transpose = _drop_in(jax.lax.conv_transpose)
+"""`jax.lax.conv_transpose`: the transposed convolution with lax's pads."""

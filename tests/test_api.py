@@ -1,42 +1,17 @@
 """One reflection over everything public: docstrings with all sections, keyword-only options, `key`, no **kwargs."""
 
-import ast
 import dataclasses
 import inspect
 import re
-import typing
 
 import pytest
 
 import jconv
 from jconv import initializers
 
+from .reflection import public_modules, symbols
+
 SECTIONS = ("Args:", "Returns:", "Raises:", ">>>", "References:")
-
-
-def public_modules():
-    """jconv and every module in it that it exports."""
-    found = {name: value for name, value in vars(jconv).items() if inspect.ismodule(value)}
-    return [jconv, *(found[name] for name in sorted(found) if not name.startswith("_") and name in exported(jconv))]
-
-
-def exported(module):
-    """The public names of a module, read from its source: what it defines, and imports as themselves."""
-    names = []
-    for node in ast.parse(inspect.getsource(module)).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.append(node.name)
-        elif isinstance(node, ast.Assign):
-            names += [target.id for target in node.targets if isinstance(target, ast.Name)]
-        elif isinstance(node, ast.ImportFrom):
-            names += [alias.name for alias in node.names if alias.name == alias.asname]
-    return [name for name in names if not name.startswith("_")]
-
-
-def symbols(module):
-    """The functions, classes and instances to call among them, without types like ``tuple[int, ...]``."""
-    values = {name: getattr(module, name) for name in exported(module)}
-    return {name: v for name, v in values.items() if callable(v) and typing.get_origin(v) is None}
 
 
 def public():
@@ -65,6 +40,9 @@ def test_the_reflection_sees_the_api():
         resnet50 mobilenet_v2 unet convolve correlate from_torch to_keras read_safetensors glorot_uniform he_normal lecun_normal torch_default VarianceScaling fans
         filters feature_maps learning_curves confusion_matrix receptive_field saliency""".split()
     assert names >= set(wanted)
+    for module in (jconv, jconv.layers, jconv.interop):  # whose namespace is what they export
+        there = {name for name, v in vars(module).items() if callable(v) and not name.startswith("_")}
+        assert there == set(symbols(module))
 
 
 @everything
