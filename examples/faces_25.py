@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> None:
     right, theirs = ((p > 0.5) == labels for p in (found, baseline))
     out.note(
         test_accuracy=right.mean(),
-        baseline_accuracy=theirs.mean(),
+        baselines={"logistic regression": theirs.mean()},
         only_network_right=int(np.sum(right & ~theirs)),
         only_baseline_right=int(np.sum(theirs & ~right)),
         seconds=round(time.perf_counter() - begun, 1),

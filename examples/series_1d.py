@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
 
     start = training.init(network, input_shape, optimizer, args.seed)
     batches = {"series": data.train, "labels": jnp.asarray(data.train_labels)}
-    trained, rows = out.fit(start, training.make_step(loss, optimizer), batches, evaluate)
+    trained, rows = out.fit(start, training.make_step(loss, optimizer), batches, evaluate, unit="series")
 
     classes = [f"class {name}" for name in data.classes]
     weights = {"params": trained.params, "state": trained.state}
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
     picture = evidence_picture(network, trained, data.test, data.test_labels, data.classes)
     out.save_figure("evidence.png", picture)
     accuracy = rows[-1]["test_accuracy"]
-    out.note(test_accuracy=accuracy, baseline_accuracy=neighbour, baseline_published=PUBLISHED[args.dataset])
+    out.note(test_accuracy=accuracy, baselines={"nearest neighbour": neighbour, "published": PUBLISHED[args.dataset]})
     out.note(seconds=round(time.perf_counter() - begun, 1))
     print(f"\ntest accuracy: network {accuracy:.3f}, nearest neighbour {neighbour:.3f}", end=" ")
     print(f"(published: {PUBLISHED[args.dataset]})")

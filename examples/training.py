@@ -244,6 +244,7 @@ class Run:
         *,
         name: str = "",
         seed: int | None = None,
+        unit: str = "images",
     ) -> tuple[TrainState, list[dict[str, Any]]]:
         """Trains: the state at the end, and a row of metrics for each epoch.
 
@@ -254,6 +255,7 @@ class Run:
             evaluate: gives the measures of an epoch, numbers, under their names, such as {"test_loss": 0.1}.
             name: of this training, where a run has several; its rows have it as "fit".
             seed: of the order and of the keys; by default that of the arguments.
+            unit: what the training examples are, for the rate at which they are trained on.
         """
         args, seed = self.args, int(self.args.seed if seed is None else seed)
         size, examples, title = args.batch_size, len(jax.tree.leaves(data)[0]), name or "training"
@@ -300,7 +302,7 @@ class Run:
                     losses.append(float(pending.pop(0)))
                     self._check_finite(folder, epoch * per_epoch + len(losses), {"loss": losses[-1]})
                 if losses:
-                    bar.set_postfix_str(f"loss {losses[-1]:.4f}, {clock.rate():,.0f} images/s", refresh=False)
+                    bar.set_postfix_str(f"loss {losses[-1]:.4f}, {clock.rate():,.0f} {unit}/s", refresh=False)
                 bar.update()
                 if not saves:
                     continue
@@ -311,7 +313,7 @@ class Run:
                         self._check_finite(folder, done, measures)
                         row = {"fit": name} if name else {}
                         row |= {"step": done, "epoch": epoch + 1, "train_loss": float(np.mean(losses)), **measures}
-                        losses, rows = [], [*rows, row | {"images_per_second": round(clock.rate(), 1)}]
+                        losses, rows = [], [*rows, row | {f"{unit}_per_second": round(clock.rate(), 1)}]
                         self._write(before + rows)
                     info = {"losses": losses, "rows": rows, "settings": settings}
                     checkpoints.save(folder, done, {"train": state, "key": jax.random.key_data(key)}, info)
