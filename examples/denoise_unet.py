@@ -6,10 +6,10 @@
 The noise is Gaussian, with a standard deviation of 25 of 255 levels. The network says what is noise, and that is taken
 away. The baseline is a Gaussian filter, its width the best one for the photographs to train on. Both are judged by the
 peak signal-to-noise ratio, 10 log10(1 / mean squared error), of pixels from 0 to 1. The network and its epochs are what
-two minutes allow; the photographs to test on are looked at after each epoch for the learning curves alone.
+three minutes allow; the photographs to test on are looked at after each epoch for the learning curves alone.
 
-In its eight epochs the U-Net does not reach the filter yet: 27.8 and 26.6 decibels where the filter has 28.8 and 27.8 (seed
-0).
+In its eight epochs the U-Net does not reach the filter yet: 27.8 and 26.6 decibels where the filter has 28.8 and 27.8
+(seed 0).
 """
 
 from __future__ import annotations
