@@ -6,8 +6,18 @@ And Ctrl-C, which a shell that runs the tests in the background has them ignore,
 import os
 import signal
 import threading
+from importlib.metadata import version
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+# The doctests' collection would leave half of it among the modules where torch is missing.
+collect_ignore = ["torch_networks.py"]
+
+flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"]
+if int(version("jaxlib").split(".")[1]) < 11:
+    # Compilation takes most of the time of the tests, and these options a third of it; later versions lack the last one.
+    # There the tests run on code that is optimised as for users.
+    flags += ["--xla_backend_optimization_level=0", "--xla_cpu_parallel_codegen_split_count=1"]
+    flags += ["--xla_cpu_use_fusion_emitters=false"]
+os.environ["XLA_FLAGS"] = " ".join(flags)
 os.environ.setdefault("KERAS_BACKEND", "jax")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
