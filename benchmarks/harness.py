@@ -28,12 +28,11 @@ from benchmarks.peers.on_jax import lax_conv
 from benchmarks.workloads import Workload, flops, traffic
 
 PRINCIPAL = ("jconv", PLUGGED, "lax", "flax", "torch")
-SLOW_S = 1.0  # a call that takes longer gets the least rounds
-WARM_S = 0.1  # a call that takes less is repeated untimed first: the one before leaves caches cold and threads spinning
+SLOW_S = 1.0  # a call that takes longer gets the least rounds, and is not repeated untimed before each
 
 
 class Effort(NamedTuple):
-    """How long to measure a cell: rounds, seconds of a sample, seconds of all rounds, and rounds of a slow call."""
+    """How long to measure a cell: rounds, seconds of a sample, seconds of all rounds of a candidate, the least rounds."""
 
     rounds: int
     sample_s: float
@@ -45,8 +44,8 @@ class Effort(NamedTuple):
         return self._replace(rounds=2 * self.rounds, limit_s=2 * self.limit_s)
 
 
-FULL = Effort(rounds=15, sample_s=0.02, limit_s=6.0, least=3, again=True)
-QUICK = Effort(rounds=5, sample_s=0.004, limit_s=0.4, least=1, again=False)
+FULL = Effort(rounds=15, sample_s=0.02, limit_s=3.0, least=3, again=True)
+QUICK = Effort(rounds=5, sample_s=0.004, limit_s=0.1, least=1, again=False)
 
 Samples = dict[str, list[float]]
 
@@ -54,23 +53,26 @@ Samples = dict[str, list[float]]
 def interleave(runs: Mapping[str, Callable[[], Any]], first: Mapping[str, float], effort: Effort) -> Samples:
     """Seconds a call, round by round; `first` are those of a call already made.
 
+    Before each sample a candidate runs untimed: the one before it leaves caches cold and threads spinning. Once its
+    rounds have taken `limit_s` it gets the least rounds, so that a slow candidate does not cost a quick one its rounds.
     A call slower than SLOW_S is repeated `least` times for the principal candidates, and for the others not at all:
     then the call already made is the figure.
     """
     calls = {name: max(1, round(effort.sample_s / max(first[name], 1e-7))) for name in runs}
     slow = {name for name in runs if first[name] > SLOW_S}
     samples: Samples = {name: [first[name]] if name in slow else [] for name in runs}
+    spent = dict.fromkeys(runs, 0.0)
     rng = np.random.default_rng(0)
-    deadline = time.perf_counter() + effort.limit_s
-    for i in range(effort.rounds):
+    for _ in range(effort.rounds):
         for name in rng.permutation(list(runs)):  # so that nobody always runs after the same one
-            wanted = effort.rounds if name not in slow else effort.least if name in PRINCIPAL else 1
+            over = name in slow or spent[name] > effort.limit_s
+            wanted = 1 if name in slow - set(PRINCIPAL) else effort.least if over else effort.rounds
             if len(samples[name]) < wanted:
-                if first[name] < WARM_S:
+                start = time.perf_counter()
+                if name not in slow:
                     seconds(runs[name], 1 + calls[name] // 4)
                 samples[name].append(seconds(runs[name], calls[name]))
-        if time.perf_counter() > deadline and i + 1 >= effort.least:
-            break
+                spent[name] += time.perf_counter() - start
     return samples
 
 
@@ -131,7 +133,7 @@ def measure(
         if not error < TOLERANCE:
             others.append({"kind": "wrong", **cell, "candidate": peer.name, "error": error})
             continue
-        if first[peer.name] < WARM_S:
+        if first[peer.name] < SLOW_S:
             first[peer.name] = seconds(prepared.run)
         runs[peer.name] = prepared.run
         records[peer.name] = {

@@ -131,6 +131,16 @@ def test_a_slow_call_gets_the_least_rounds():
     assert {name: len(s) for name, s in found.items()} == {"jconv": 3, "haiku": 1}
 
 
+def test_a_long_call_does_not_cost_a_quick_one_its_rounds(monkeypatch):
+    now, took = [0.0], {"long": 0.6, "quick": 0.01}
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: now[0])
+    runs = {name: (lambda s=s: now.__setitem__(0, now[0] + s)) for name, s in took.items()}
+    found = harness.interleave(runs, took, harness.FULL)
+    monkeypatch.undo()
+    assert {name: len(samples) for name, samples in found.items()} == {"long": 3, "quick": 15}
+    assert {name: np.median(samples) for name, samples in found.items()} == pytest.approx(took)
+
+
 def fake(workload, role, candidate, ms):
     compiled = {"lower_s": 0.1, "compile_s": 0.1, "workspace_bytes": 0}
     more = {"algorithm": "xla", "reason": ""} if candidate == "jconv" else {}
