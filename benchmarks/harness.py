@@ -32,7 +32,7 @@ SLOW_S = 1.0  # a call that takes longer gets the least rounds, and is not repea
 
 
 class Effort(NamedTuple):
-    """How long to measure a cell: rounds, seconds of a sample, seconds of all rounds of a candidate, the least rounds."""
+    """How long to measure a cell: rounds, seconds of a sample, seconds of all rounds of a candidate, least rounds."""
 
     rounds: int
     sample_s: float
