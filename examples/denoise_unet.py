@@ -10,7 +10,8 @@ peak signal-to-noise ratio, 10 log10(1 / mean squared error), of pixels from 0 t
 
 The network is what two minutes allow. The scale of its output, the epochs and the learning rate were chosen among nine
 trials by the photographs to test on, so its result is a little too good; the trials reached from 28.3 to 30.3 decibels,
-the filter, chosen by the others, 28.3.
+the filter, chosen by the others, 28.3. On two more photographs that nothing was chosen by, hubble and retina of
+packaged.py, it reached 30.1 and 34.3 (the mean of seeds 0 to 2), the filter 28.3 and 30.2.
 """
 
 from __future__ import annotations
