@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.peers.base import PLUGGED, ROLES
+from jconv._files import write_atomically
 
 Record = dict[str, Any]
 Cells = dict[tuple[str, str], dict[str, Record]]
@@ -38,11 +37,7 @@ NAMES = {
 def write(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
+    write_atomically(path, text.encode())
 
 
 def read(path: pathlib.Path) -> list[Record]:

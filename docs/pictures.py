@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 import jconv
+from jconv._files import write_atomically
 
 PAGES = Path(__file__).parent
 LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (9, 2)))
@@ -68,10 +70,9 @@ def whole(values) -> list[int]:
     return [round(float(v)) for v in values]
 
 
-def series(axes: Axes, n: int, title: str, *, kernel=(1, 2, 1), padding="VALID", stride=1, dilation=1) -> None:
+def series(axes: Axes, n: int, title: str, *, kernel=(1, 2, 1), padding="VALID", **options: Any) -> None:
     """A series above, what the convolution makes of it below, and a line from each tap to the element that it meets."""
     x, k = np.arange(1, n + 1), len(kernel)
-    options: dict[str, Any] = {"strides": stride, "kernel_dilation": dilation}
     spec = jconv.ConvSpec((n, 1), (k, 1, 1), padding=padding, **options)
     ((low, high),) = spec.padding
     y = whole(along(kernel, padding=padding, **options)(jnp.asarray(x, jnp.float32)))
@@ -126,18 +127,12 @@ def paddings() -> Figure:
     return figure
 
 
-def strides() -> Figure:
+def by(option: str) -> Figure:
+    """One, two and three of an option of `conv`."""
     figure, panels = stacked(3, 6.5)
-    for axes, stride in zip(panels, (1, 2, 3), strict=True):
-        series(axes, 9, f"strides={stride}", stride=stride)
-        axes.set_xlim(-1, 9.5)
-    return figure
-
-
-def dilations() -> Figure:
-    figure, panels = stacked(3, 6.5)
-    for axes, dilation in zip(panels, (1, 2, 3), strict=True):
-        series(axes, 9, f"kernel_dilation={dilation}", dilation=dilation)
+    for axes, n in zip(panels, (1, 2, 3), strict=True):
+        chosen: dict[str, Any] = {option: n}
+        series(axes, 9, f"{option}={n}", **chosen)
         axes.set_xlim(-1, 9.5)
     return figure
 
@@ -263,9 +258,9 @@ def weight_sharing() -> Figure:
 
 
 PICTURES = {
-    "conv_2d": one_output, "conv_padding": paddings, "conv_padding_modes": padding_modes, "conv_strides": strides,
-    "conv_stride_2": stride_2, "conv_dilation": dilations, "conv_transposed": transposed, "conv_channels": channels,
-    "conv_groups": groups, "weight_sharing": weight_sharing,
+    "conv_2d": one_output, "conv_padding": paddings, "conv_padding_modes": padding_modes,
+    "conv_strides": partial(by, "strides"), "conv_dilation": partial(by, "kernel_dilation"), "conv_stride_2": stride_2,
+    "conv_transposed": transposed, "conv_channels": channels, "conv_groups": groups, "weight_sharing": weight_sharing,
 }  # fmt: skip
 
 
@@ -274,9 +269,8 @@ def save(figure: Figure, name: str, folder: Path) -> None:
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "jconv", "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    temporary = folder / f".{name}.tmp"
-    temporary.write_text(re.sub(r"[ \t]+$", "", buffer.getvalue(), flags=re.M))
-    temporary.replace(folder / f"{name}.svg")
+    text = re.sub(r"[ \t]+$", "", buffer.getvalue(), flags=re.M)
+    write_atomically(folder / f"{name}.svg", text.encode())
 
 
 def of_page(page: Path) -> dict[str, Figure]:
