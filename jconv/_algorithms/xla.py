@@ -14,6 +14,9 @@ from jax.lib import __version__ as jaxlib_version  # type: ignore
 
 from .base import Algorithm, Call, Work, exchanged, matmul_work
 
+# Lax's own, held on to: a program may put jconv.lax's in the place of `jax.lax.conv_general_dilated`.
+conv_general_dilated = lax.conv_general_dilated
+
 
 def _conv(lhs, rhs, call: Call, layout, *, padding, lhs_dilation, **options):
     # On accelerators a 16-bit convolution sums in float32 inside; asking for a float32 result as well would only
@@ -21,7 +24,7 @@ def _conv(lhs, rhs, call: Call, layout, *, padding, lhs_dilation, **options):
     inside = call.platform in ("cuda", "rocm", "tpu") and call.dtype == call.out_dtype and not call.is_integer
     if call.platform == "cpu":
         lhs, padding, lhs_dilation = _padded_beforehand(lhs, layout[0][2:], padding, lhs_dilation)
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         lhs,
         rhs,
         precision=call.precision,
