@@ -1,12 +1,12 @@
 """State that other libraries keep beside the arguments of a function, and how it comes through a trace.
 
-A trace sees arguments and results. Flax nnx changes modules in place, Keras its variables, Haiku what its transformed
-function collects. None of them is imported here: a library that the program has not imported keeps no state.
+A trace sees arguments and results. Flax nnx changes modules in place, Keras its variables, Haiku and Flax linen what a
+transformed function or a module collects. None of them is imported here: a library that the program has not imported keeps no state.
 
 - Flax nnx: objects among the arguments go through as what `flax.nnx.to_tree` makes of them, and back into themselves,
   as in Flax's own transformations.
 - Keras: a scope of its own notes what is assigned to variables, which is assigned again where the function was called.
-- Haiku: parameters are made outside of a trace; state or random numbers inside of one are an error.
+- Haiku, Flax linen: what runs while parameters are made is not traced; what sets state inside of a trace is an error.
 """
 
 from __future__ import annotations
@@ -53,6 +53,14 @@ def has_objects(tree: Any) -> bool:
     """Whether there are objects of Flax nnx in a tree."""
     is_object = _is_graph_node()
     return is_object is not None and any(map(is_object, jax.tree.leaves(tree, is_leaf=is_object)))
+
+
+def unbound(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function, and the object of Flax nnx that it is a method of, or that is called itself: an argument like others."""
+    owner, function = getattr(fn, "__self__", None), getattr(fn, "__func__", None)
+    if function is not None and has_objects(owner):
+        return function, (owner,)
+    return (type(fn).__call__, (fn,)) if has_objects(fn) else (fn, ())
 
 
 @contextlib.contextmanager
@@ -108,28 +116,42 @@ def _keras_scope() -> Any:
     return None if keras is None or keras.config.backend() != "jax" else _scope_class(keras.StatelessScope)()
 
 
-# Haiku ---------------------------------------------------------------------------------------------------
+# Haiku, Flax linen ---------------------------------------------------------------------------------------
+def _haiku() -> Any:
+    """Haiku, inside a function that it transforms."""
+    haiku = _loaded("haiku", "running_init", "get_current_state", "maybe_get_rng_sequence_state")
+    try:
+        return haiku if haiku is not None and haiku.running_init() in (True, False) else None
+    except ValueError:  # its way to say that it is outside
+        return None
+
+
+def _linen() -> Any:
+    """The module of Flax linen whose method runs just now."""
+    linen = _loaded("flax.linen.module", "_context")
+    module = None if linen is None else linen._context.module_stack[-1]
+    return None if module is None or module.scope is None else module
+
+
 def makes_parameters() -> bool:
-    """Whether a Haiku function is initialised just now."""
-    haiku = _loaded("haiku", "running_init")
-    try:
-        return haiku is not None and haiku.running_init()
-    except ValueError:  # not inside of one
-        return False
+    """Whether a function is initialised just now, which collects parameters and needs no speed."""
+    haiku, linen = _haiku(), _linen()
+    return (haiku is not None and haiku.running_init()) or (linen is not None and linen.is_initializing())
 
 
-def _haiku_state() -> list[Any]:
-    haiku = _loaded("haiku", "get_current_state", "maybe_get_rng_sequence_state")
-    try:
-        return [] if haiku is None else jax.tree.leaves(
-            (haiku.get_current_state(), haiku.maybe_get_rng_sequence_state())
-        )  # fmt: skip
-    except ValueError:
-        return []
+def _collected() -> dict[str, list[Any]]:
+    """What the functions that run just now have collected so far, by how to collect it outside of a trace."""
+    found, haiku, linen = {}, _haiku(), _linen()
+    if haiku is not None:
+        state = haiku.get_current_state(), haiku.maybe_get_rng_sequence_state()
+        found["apply = jconv.accelerate(hk.transform_with_state(fn).apply)"] = jax.tree.leaves(state)
+    if linen is not None:
+        found["apply = jconv.accelerate(module.apply)"] = jax.tree.leaves(linen.variables)
+    return found
 
 
 class Watch:
-    """What a function does to the state of Keras and Haiku while it is traced.
+    """What a function does to the state of Keras, Haiku and Flax linen while it is traced.
 
     Args:
         name: of the function, for errors.
@@ -140,7 +162,7 @@ class Watch:
         self._variables: list[Any] = []
 
     def __enter__(self) -> Watch:  # around the trace: Keras makes variables anew when it leaves its scope
-        self._state, self._scope = _haiku_state(), _keras_scope()
+        self._collected, self._scope = _collected(), _keras_scope()
         if self._scope is not None:
             self._scope.__enter__()
         return self
@@ -161,13 +183,13 @@ class Watch:
     def __exit__(self, kind: Any, *error: Any) -> None:
         if self._scope is not None:
             self._scope.__exit__(kind, *error)
-        state = _haiku_state()
-        same = len(state) == len(self._state) and all(a is b for a, b in zip(state, self._state, strict=True))
-        if kind is None and not same:
-            raise TypeError(
-                f"accelerate: {self.name} sets state or draws random numbers inside hk.transform, which tracing cannot "
-                "see; accelerate what hk.transform_with_state gives: apply = jconv.accelerate(net.apply)."
-            )
+        for how, now in _collected().items() if kind is None else ():
+            before = self._collected[how]
+            if len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True)):
+                raise TypeError(
+                    f"accelerate: {self.name} sets state or draws random numbers that the function around it collects, "
+                    f"which tracing cannot see; accelerate the whole: {how}."
+                )
 
     def commit(self, values: list[Any]) -> None:
         """Assigns to the variables what the function assigned, as it was computed."""

@@ -142,16 +142,18 @@ class Accelerated:
     """What `accelerate` returns: the function, with its convolutions replaced in every call."""
 
     def __init__(self, fn: Callable[..., Any], algorithm: str | Algorithms) -> None:
-        functools.update_wrapper(self, fn)
+        functools.update_wrapper(self, fn, updated=())
+        self._name = getattr(fn, "__qualname__", type(fn).__name__)
+        fn, self._bound = _libraries.unbound(fn)
         self._fn, self._algorithm = fn, canonical(algorithm)
-        self._name = getattr(fn, "__qualname__", repr(fn))
         # A jitted function is traced once for each kind of arguments, and so is it here; any other is run each time.
         self._is_jitted = fn._is_jitted if isinstance(fn, Accelerated) else _libraries.is_jitted(fn)
         self._traces_numbers = _libraries.traces_numbers(fn)
         self._first = jax.jit(self._once, static_argnums=0)  # keeps the traces
         self._runners: dict[_Given, Callable[..., Any]] = {}
         self._quick: Callable[..., Any] | None = None  # for arguments that are all arrays, where none is donated
-        self._on_trees: Accelerated | None = None  # the same for objects of Flax nnx
+        self._on_trees: Accelerated | None = None  # the same for objects of Flax nnx, and there
+        self._takes_trees = False
         self._traces: Counter[Any] = Counter()
 
     def __repr__(self) -> str:
@@ -162,13 +164,14 @@ class Accelerated:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        args = (*self._bound, *args)
         is_jax_jit = _libraries.is_jax_jit(self._fn)
         arrays = is_jax_jit and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((args, kwargs)))
         if arrays and self._quick is not None:
             return self._quick(*args, **kwargs)
         if not is_jax_jit and _libraries.makes_parameters():
             return self._fn(*args, **kwargs)
-        if not is_jax_jit and _libraries.has_objects((args, kwargs)):
+        if self._wants_trees(args, kwargs):
             with _libraries.as_trees(self, args, kwargs) as trees:
                 return _libraries.back(self, self._for_objects()(*trees))
         if not self._is_jitted:
@@ -256,9 +259,14 @@ class Accelerated:
         watch.commit(result.state)
         return _loose(result.value)
 
+    def _wants_trees(self, args: Any, kwargs: Any) -> bool:
+        """Whether objects of Flax nnx are among the arguments of a function that may change them."""
+        return not (self._takes_trees or _libraries.is_jax_jit(self._fn)) and _libraries.has_objects((args, kwargs))
+
     def _for_objects(self) -> Accelerated:
         if self._on_trees is None:
             inner = Accelerated(_libraries.on_trees(self._fn, self), self._algorithm)
+            inner._takes_trees = True
             inner._name, inner._is_jitted, inner._traces_numbers = self._name, self._is_jitted, self._traces_numbers
             self._on_trees = inner
         return self._on_trees
@@ -279,7 +287,8 @@ class Accelerated:
 
     def replaced(self, *args: Any, **kwargs: Any) -> tuple[Replacement, ...]:
         """What becomes of each convolution for these arguments (arrays, or their `jax.ShapeDtypeStruct`)."""
-        if not _libraries.is_jax_jit(self._fn) and _libraries.has_objects((args, kwargs)):
+        args = (*self._bound, *args)
+        if self._wants_trees(args, kwargs):
             with _libraries.as_trees(self, args, kwargs) as trees:
                 return self._for_objects().replaced(*trees)
         if self._is_jitted:
@@ -295,7 +304,8 @@ class Accelerated:
 
         Arguments that are no arrays are compiled in, and None in their place when what is compiled is called.
         """
-        given, inputs = self._split(args, kwargs)
+        split = self._trace if _libraries.is_jax_jit(self._fn) else self._split
+        given, inputs, *_ = split(args, kwargs)
 
         def lowered(*args: Any, **kwargs: Any) -> Any:
             args, kwargs = given.filled(jax.tree.leaves((args, kwargs)))
