@@ -14,6 +14,7 @@ from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
 from ._dtypes import broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
+from ._names import named
 from ._select import Selection, canonical, finish_result, resolve
 from ._spec import (
     ConvSpec,
@@ -135,6 +136,7 @@ def _matches(name: str, array, shape: tuple[int, ...], why: str) -> None:
 
 
 # Public --------------------------------------------------------------------------------------------------
+@named
 def conv(
     x: jax.typing.ArrayLike,
     kernel: jax.typing.ArrayLike,
@@ -251,6 +253,7 @@ def _transpose_size(entry, size, window, stride, output_padding, output_size, ax
     return chosen
 
 
+@named
 def conv_transpose(
     x: jax.typing.ArrayLike,
     kernel: jax.typing.ArrayLike,
@@ -363,6 +366,7 @@ def conv_transpose(
     return finish_result(y, Finish(_bias(bias, y.shape[-1], out_dtype)))
 
 
+@named
 def conv_local(
     x: jax.typing.ArrayLike,
     kernel: jax.typing.ArrayLike,
@@ -446,6 +450,7 @@ def conv_local(
     return y + broadcast_bias(bias, y)
 
 
+@named
 def conv_input_grad(
     g: jax.typing.ArrayLike,
     kernel: jax.typing.ArrayLike,
@@ -513,6 +518,7 @@ def conv_input_grad(
     return _input_grad(g, kernel, spec, padding_mode, algorithm, precision, out_dtype)
 
 
+@named
 def conv_kernel_grad(
     x: jax.typing.ArrayLike,
     g: jax.typing.ArrayLike,
@@ -585,6 +591,7 @@ def conv_kernel_grad(
     return apply_role("kernel_grad", _pad_by_mode(x, spec, modes), g, padded, algorithm, precision, out_dtype)
 
 
+@named
 def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:
     """Backprop through the bias of `conv`: the cotangent of y summed over everything but its channels.
 
@@ -614,6 +621,7 @@ def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:
     return jnp.sum(g, axis=tuple(range(g.ndim - 1)), dtype=accumulator(g.dtype)).astype(out_dtype)
 
 
+@named
 def select_algorithm(
     x_shape: Sequence[int],
     kernel_shape: Sequence[int],

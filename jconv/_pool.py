@@ -11,6 +11,7 @@ from jax import numpy as jnp
 
 from ._algorithms.base import accumulator
 from ._dtypes import FLOATS, INTEGERS, check_dtype
+from ._names import named
 from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
 
 REALS = tuple(name for name in (*FLOATS, *INTEGERS) if not name.startswith("complex"))
@@ -47,6 +48,7 @@ def _windows(x, window_shape, strides, padding):
     return (*ones, *window, 1), (*ones, *steps, 1), (*[(0, 0)] * first, *pads, (0, 0))
 
 
+@named
 def max_pool(
     x: jax.typing.ArrayLike,
     window_shape: Sequence[int],
@@ -84,6 +86,7 @@ def max_pool(
     return lax.reduce_window(x, np.asarray(lowest, x.dtype), lax.max, dims, steps, pads)
 
 
+@named
 def avg_pool(
     x: jax.typing.ArrayLike,
     window_shape: Sequence[int],
@@ -128,6 +131,7 @@ def avg_pool(
     return (total / count).astype(x.dtype)
 
 
+@named
 def global_avg_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.Array:
     """The mean of each channel over all positions: y[b, c] = mean_o x[b, o, c].
 
@@ -154,6 +158,7 @@ def global_avg_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
     return jnp.mean(x, axis=_all_positions(x, rank), dtype=accumulator(x.dtype)).astype(x.dtype)
 
 
+@named
 def global_max_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.Array:
     """The largest element of each channel over all positions: y[b, c] = max_o x[b, o, c].
 

@@ -8,6 +8,7 @@ import jax
 from jax import numpy as jnp
 
 from ._conv import conv
+from ._names import named
 from ._spec import nearest
 
 MODES = ("full", "valid", "same")
@@ -39,6 +40,7 @@ def _covers(a, b) -> bool:
     return all(n >= k for n, k in zip(a.shape, b.shape, strict=True))
 
 
+@named
 def convolve(
     in1: jax.typing.ArrayLike,
     in2: jax.typing.ArrayLike,
@@ -112,6 +114,7 @@ def convolve(
     return y != 0 if dtype == jnp.bool_ else y.astype(dtype)
 
 
+@named
 def correlate(
     in1: jax.typing.ArrayLike,
     in2: jax.typing.ArrayLike,
