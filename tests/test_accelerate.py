@@ -146,6 +146,7 @@ def test_shard_map():
     assert counts(accelerate(checked), X, K)[1] == 0
 
 
+@pytest.mark.standard_modes  # the program itself promotes
 def test_what_surrounds_a_function_survives(capsys):
     @functools.partial(jax.jit, static_argnums=2, static_argnames="mode", donate_argnums=0)
     def fn(state, x, repeats, *, mode="a", scale=1.0):
@@ -225,6 +226,7 @@ def transposes(fn, *args):
     return found
 
 
+@pytest.mark.standard_modes  # the program itself promotes
 def test_a_channels_first_network_runs_channels_last():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 3, 8, 10)), jnp.float32)
@@ -344,6 +346,7 @@ def test_one_function_under_several_meshes_and_with_64_bits():
     assert fast(IMAGE).dtype == jnp.float32
 
 
+@pytest.mark.standard_modes  # the program itself promotes
 def test_static_numbers_of_any_kind_and_methods():
     fn = jax.jit(lambda x, n: nchw(x) * (n % 7), static_argnums=1)
     for n in (3, 2**40 + 3, np.int64(5)):

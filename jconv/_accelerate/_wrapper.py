@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from .._algorithms.base import Algorithms
+from .._names import named
 from .._primitive import Literal
 from .._select import canonical
 from . import _libraries
@@ -331,6 +332,7 @@ def replace(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: Replacer(canonical("auto")).again(fn, *args)
 
 
+@named
 def accelerate(fn: Callable[..., Any], *, algorithm: str | Algorithms = "auto") -> Accelerated:
     """A function with every convolution of jax.lax in it replaced by jconv's: y = fn(x), sooner.
 
