@@ -474,3 +474,22 @@ def test_per_example_gradients_are_kernel_gradients():
         ks = jnp.stack([k, -k])
         close(accelerate(twice)(ks, xs), twice(ks, xs))
         assert "kernel_grad" in {found.role for found in accelerate(twice).replaced(ks, xs)}
+
+
+def test_references_are_written_and_partial_functions_stay_jitted():
+    def counted(count, x):
+        count[...] += 1
+        return nchw(x)
+
+    for wrap in (accelerate, lambda fn: accelerate(jax.jit(fn)), lambda fn: jax.jit(accelerate(fn))):
+        count = jax.new_ref(jnp.zeros((), jnp.int32))
+        close(wrap(counted)(count, IMAGE), nchw(IMAGE))
+        assert int(count[...]) == 1
+
+    traced = []
+    fn = jax.jit(lambda x, scale, *, shift: traced.append(1) or nchw(x) * scale + shift)
+    fast = accelerate(functools.partial(fn, IMAGE, shift=1.0))
+    for scale in (2.0, 3.0):
+        close(fast(scale), nchw(IMAGE) * scale + 1)
+    close(fast(2.0, shift=2.0), nchw(IMAGE) * 2 + 2)
+    assert len(traced) == 1
