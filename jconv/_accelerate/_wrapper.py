@@ -343,18 +343,19 @@ def accelerate(fn: Callable[..., Any], *, algorithm: str | Algorithms = "auto") 
 
     Whatever `fn` does beside computing stays as it is. Leaves of arguments and results that are no arrays (functions,
     strings, Python numbers) pass as they are. Dicts and lists among the arguments, objects of Flax nnx and variables of
-    Keras are changed where `fn` changes them. What a trace cannot carry, such as state that a function of Haiku or a module
-    of Flax linen collects around `fn`, is an error that says what to accelerate instead.
+    Keras are changed where `fn` changes them. What a trace cannot carry, such as state that a function of Haiku or a
+    module of Flax linen collects around `fn`, is an error that says what to accelerate instead.
 
     Args:
-        fn: a function of pytrees, jitted (by `jax.jit`, `flax.nnx.jit`, `equinox.filter_jit`) or not. A jitted one keeps its
-            static and donated arguments, and is traced once for each kind of arguments; any other is traced with every
-            call, so jit it, or what calls it. A function that is traced again and again is reported once.
+        fn: a function of pytrees, jitted (`jax.jit`, `flax.nnx.jit`, `equinox.filter_jit`) or not. A jitted one keeps
+            its static and donated arguments, and is traced once for each kind of arguments; any other is traced with
+            every call, so jit it, or what calls it. A function that is traced again and again is reported once.
         algorithm: as for `jconv.conv`.
 
     Returns:
         A function of the same arguments. Its method ``replaced(*args)`` tells what becomes of each convolution: the
-        role and geometry that it is computed as, or why it is left to XLA; ``lower(*args)`` is that of a jitted function.
+        role and geometry that it is computed as, or why it is left to XLA; ``lower(*args)`` is that of a jitted
+        function.
 
     Raises:
         TypeError: for something that is no function; in a call, where `fn` changes what no trace can carry.
