@@ -10,6 +10,7 @@ import math
 
 from jax import lax
 from jax import numpy as jnp
+from jax.lax import conv_general_dilated  # lax's own, whatever is put into its place there later
 from jax.lib import __version__ as jaxlib_version  # type: ignore
 
 from .base import Algorithm, Call, Work, exchanged, matmul_work
@@ -21,7 +22,7 @@ def _conv(lhs, rhs, call: Call, layout, *, padding, lhs_dilation, **options):
     inside = call.platform in ("cuda", "rocm", "tpu") and call.dtype == call.out_dtype and not call.is_integer
     if call.platform == "cpu":
         lhs, padding, lhs_dilation = _padded_beforehand(lhs, layout[0][2:], padding, lhs_dilation)
-    return lax.conv_general_dilated(
+    return conv_general_dilated(
         lhs,
         rhs,
         precision=call.precision,
