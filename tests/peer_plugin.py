@@ -20,7 +20,7 @@ from jconv import _primitive
 NAMES = tuple(name for name in vars(jconv.lax) if name.startswith("conv"))
 ORIGINAL = {name: getattr(jax.lax, name) for name in NAMES}
 counts = {"calls": 0, "computed": 0}
-depth = 0
+within = []  # the calls that are under way
 
 
 def counted(fn):
@@ -28,13 +28,12 @@ def counted(fn):
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
-        global depth
-        counts["calls"] += depth == 0  # not those from within
-        depth += 1
+        counts["calls"] += not within
+        within.append(fn)
         try:
             return fn(*args, **kwargs)
         finally:
-            depth -= 1
+            within.pop()
 
     return call
 
@@ -44,7 +43,7 @@ def counting(bind):
 
     @functools.wraps(bind)
     def call(*args, **kwargs):
-        counts["computed"] += depth > 0
+        counts["computed"] += bool(within)
         return bind(*args, **kwargs)
 
     return call

@@ -70,7 +70,12 @@ def run(title, checkout, where, workers, only=(), plain=False):
     env = {**os.environ, "PYTHONPATH": path, "JCONV_PEERS_REPORT": str(report), "PYTHONDONTWRITEBYTECODE": "1"}
     env |= {"JCONV_PEERS_PLAIN": "1"} if plain else {}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, f"@{names}"], cwd=where, env=env, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", *options, f"@{names}"],
+        cwd=where,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if not report.exists():
         raise SystemExit(f"{title}: pytest ended without a report.\n{done.stdout}{done.stderr}")
@@ -117,7 +122,8 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as temporary:
         where = given.keep.resolve() if given.keep else Path(temporary)
         where.mkdir(parents=True, exist_ok=True)
-        return 0 if all([judged(title, path, where, given.workers) for title, path in checkouts.items()]) else 1
+        fine = [judged(title, path, where, given.workers) for title, path in checkouts.items()]
+        return 0 if all(fine) else 1
 
 
 if __name__ == "__main__":
