@@ -14,11 +14,13 @@ follows from that one relation, and so do the three roles that `jconv._primitive
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, SupportsIndex, cast
+
+from ._names import named
+from ._names import nearest as nearest
 
 AxisPadding = str | int | tuple[int, int]
 Padding = str | int | Sequence[str | int | Sequence[int]]
@@ -30,15 +32,6 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 def span(size: int, dilation: int) -> int:
     """Length of ``size`` points that lie ``dilation`` apart (no points span nothing)."""
     return (size - 1) * dilation + 1 if size > 0 else 0
-
-
-def nearest(name: object, accepted: Iterable[str]) -> str:
-    """What an error about an unknown name ends with: the accepted names, the nearest one first."""
-    accepted = list(accepted)
-    by_folded = {a.lower(): a for a in accepted}
-    close = difflib.get_close_matches(str(name).lower(), list(by_folded), n=1)
-    hint = f" Did you mean {by_folded[close[0]]!r}?" if close else ""
-    return f"accepted: {', '.join(map(repr, accepted))}.{hint}"
 
 
 def is_sequence(value: Any) -> bool:
@@ -340,6 +333,7 @@ class ConvSpec:
     kernel_dilation: tuple[int, ...]
     feature_group_count: int
 
+    @named
     def __init__(
         self,
         x_shape: Sequence[int],

@@ -24,6 +24,7 @@ from jax import numpy as jnp
 from . import _cache, _primitive
 from ._algorithms.base import OPERANDS, RESULT, ROLES, Algorithms, Call, Role
 from ._dtypes import FLOATS, INTEGERS, canonical_precision, check_dtype, keeps_64_bits, result_dtype
+from ._names import named
 from ._select import SEPARATOR, candidates, select
 from ._spec import ConvSpec, integer, is_sequence, nearest
 
@@ -313,6 +314,7 @@ def _found(fn: Callable, args: Sequence[Any], roles: Sequence[Role], platform: s
     return [call for call in calls if call.role in roles]
 
 
+@named
 def tune(
     fn_or_spec: Callable[..., Any] | ConvSpec,
     *args: Any,

@@ -1,11 +1,15 @@
 """Bad input: the error names the argument, what was given and what is accepted."""
 
+import inspect
+import pickle
+
 import jax
 import pytest
 from jax import numpy as jnp
 
 import jconv
 from jconv import Algorithms, initializers, layers
+from jconv._names import CALLED
 
 ones = jnp.ones
 image, kernel = ones((2, 8, 9, 3)), ones((3, 3, 3, 4))
@@ -205,3 +209,46 @@ def test_undeclared_calls_are_refused():
 def test_errors_come_at_once_inside_jit_too():
     with pytest.raises(ValueError, match="strides: got 0"):
         jax.jit(lambda x, k: jconv.conv(x, k, strides=0))(image, kernel)
+
+
+FUNCTIONS = [jconv.conv, jconv.conv_transpose, jconv.conv_local, jconv.conv_input_grad, jconv.conv_kernel_grad,
+             jconv.conv_bias_grad, jconv.select_algorithm, jconv.max_pool, jconv.avg_pool, jconv.global_avg_pool,
+             jconv.global_max_pool, jconv.convolve, jconv.correlate, jconv.ConvSpec]  # fmt: skip
+
+
+@pytest.mark.parametrize("fn", FUNCTIONS, ids=lambda fn: fn.__name__)
+def test_a_name_of_another_library_is_answered_with_ours(fn):
+    own = list(inspect.signature(fn).parameters)
+    for name, others in CALLED.items():
+        for other in others.split() if name in own else ():
+            if other not in own:
+                with pytest.raises(TypeError, match=rf"{other}: no argument of \w+; it is called '\w+' here"):
+                    fn(**{other: 1})
+    with pytest.raises(
+        TypeError, match=r"data_format: no argument of \w+; images are always \[\*batch, \*spatial, channels"
+    ):
+        fn(data_format="NCHW")
+    with pytest.raises(TypeError, match=f"{own[0]}_: no argument of .*accepted: '{own[0]}'"):
+        fn(**{f"{own[0]}_": 1})
+    with pytest.raises(TypeError, match=rf"{fn.__name__}: got 20 arguments without a name, accepted are {own[0]}"):
+        fn(*range(20))
+
+
+@pytest.mark.parametrize(("call", "text"), [
+    (lambda: jconv.conv(image, kernel, stride=2), "stride: no argument of conv; it is called 'strides' here"),
+    (lambda: jconv.conv(image, kernel, groups=3), "it is called 'feature_group_count' here"),
+    (lambda: jconv.conv_transpose(image, kernel, dilation=2), "it is called 'kernel_dilation' here"),
+    (lambda: jconv.conv(image, kernel, lhs_dilation=2), "it is called 'input_dilation' here"),
+    (lambda: jconv.avg_pool(image, kernel_size=2), "it is called 'window_shape' here"),
+    (lambda: jconv.conv(image, kernel, None, 2), "got 4 arguments without a name, accepted are x, kernel, bias; strides, "),
+    (lambda: jconv.conv(image, kernel, stirdes=2), "stirdes: no argument of conv; accepted: .* Did you mean 'strides'"),
+])  # fmt: skip
+def test_the_argument_that_is_meant(call, text):
+    with pytest.raises(TypeError, match=text):
+        call()
+
+
+def test_signatures_stay_visible():
+    assert list(inspect.signature(jconv.conv).parameters)[:4] == ["x", "kernel", "bias", "strides"]
+    assert (jconv.conv.__name__, jconv.conv.__module__) == ("conv", "jconv._conv")
+    assert pickle.loads(pickle.dumps(jconv.conv)) is jconv.conv

@@ -9,6 +9,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "jconv"
 ORDER = [
     "_version",
+    "_names",
     "_spec",
     "_algorithms",
     "_dtypes",
