@@ -14,7 +14,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -24,6 +24,7 @@ from jax import numpy as jnp
 from . import _cache, _primitive
 from ._algorithms.base import OPERANDS, RESULT, ROLES, Algorithms, Call, Role
 from ._dtypes import FLOATS, INTEGERS, canonical_precision, check_dtype, keeps_64_bits, result_dtype
+from ._jaxprs import equations
 from ._names import named
 from ._select import SEPARATOR, candidates, select
 from ._spec import ConvSpec, integer, is_sequence, nearest
@@ -109,34 +110,13 @@ def calls_of(spec: ConvSpec, roles: Iterable[Role], dtype: Any, precision: Any, 
     return [Call(flat, role, dtype, out_dtype, canonical_precision(precision), platform) for role in roles]
 
 
-def _jaxprs(value: Any) -> Iterator[Any]:
-    """The jaxprs in one parameter of an equation."""
-    if hasattr(value, "eqns"):
-        yield value
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _jaxprs(entry)
-    elif isinstance(value, dict):
-        yield from _jaxprs(list(value.values()))
-
-
 def calls_in(jaxpr: Any, platform: str) -> list[Call]:
     """Every different call of the primitive in a jaxpr and all that are nested in it, in order."""
     found: dict[Call, None] = {}
-    seen: set[int] = set()
-
-    def walk(jaxpr):
-        if id(jaxpr) in seen:
-            return
-        seen.add(id(jaxpr))
-        for eqn in jaxpr.eqns:
-            if eqn.primitive in (_primitive.conv_p, _primitive.finished_p):
-                p, dtype = eqn.params, eqn.invars[0].aval.dtype
-                found[Call(p["spec"], p["role"], dtype, p["out_dtype"], p["precision"], platform)] = None
-            for inner in _jaxprs(list(eqn.params.values())):
-                walk(inner)
-
-    walk(jaxpr)
+    for eqn in equations(jaxpr):
+        if eqn.primitive in (_primitive.conv_p, _primitive.finished_p):
+            p, dtype = eqn.params, eqn.invars[0].aval.dtype
+            found[Call(p["spec"], p["role"], dtype, p["out_dtype"], p["precision"], platform)] = None
     return list(found)
 
 

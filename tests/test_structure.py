@@ -18,6 +18,7 @@ ORDER = [
     "_cache",
     "_select",
     "_primitive",
+    "_jaxprs",
     "_conv",
     "_layouts",
     "_accelerate",

@@ -10,10 +10,12 @@ import math
 
 from jax import lax
 from jax import numpy as jnp
-from jax.lax import conv_general_dilated  # lax's own, whatever is put into its place there later
 from jax.lib import __version__ as jaxlib_version  # type: ignore
 
 from .base import Algorithm, Call, Work, exchanged, matmul_work
+
+# Lax's own, held on to: a program may put jconv.lax's in the place of `jax.lax.conv_general_dilated`.
+conv_general_dilated = lax.conv_general_dilated
 
 
 def _conv(lhs, rhs, call: Call, layout, *, padding, lhs_dilation, **options):
