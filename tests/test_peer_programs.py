@@ -16,6 +16,8 @@ from jax import numpy as jnp
 import jconv
 from jconv import _primitive
 
+pytestmark = pytest.mark.standard_modes  # which these libraries take for granted
+
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(5, size=(4, 8))
 TINTS = RNG.standard_normal((5, 3))  # what tells the classes apart
