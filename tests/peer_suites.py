@@ -68,6 +68,7 @@ def run(title, checkout, where, workers, only=(), plain=False):
     options += [] if only or not suite.names else ["-k", suite.names]
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     env = {**os.environ, "PYTHONPATH": path, "JCONV_PEERS_REPORT": str(report), "PYTHONDONTWRITEBYTECODE": "1"}
+    env["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     env |= {"JCONV_PEERS_PLAIN": "1"} if plain else {}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, f"@{names}"],

@@ -10,6 +10,7 @@ import pytest
 from jax import numpy as jnp
 
 import jconv
+from tests import peer_suites
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((4, 12, 12, 3)), jnp.float32)
@@ -164,3 +165,37 @@ def test_programs_of_the_documentation(title, program):
     assert np.isfinite(value)
     x = jnp.ones((8, 16, 28, 28) if title == "Equinox" else (8, 28, 28, 16))
     assert {found.role for found in step.replaced(fresh, state, x, jnp.arange(8))} >= {"forward", "kernel_grad"}
+
+
+CONV = "jax.lax.conv_general_dilated(jnp.ones((1, 2, 5)), jnp.ones((3, 2, 3)), (1,), 'SAME')"
+CHECKOUT = f"""
+import jax
+from jax import numpy as jnp
+from jax._src.lax.convolution import conv_transpose  # a reference of its own
+
+def test_right():
+    assert {CONV}.shape == (1, 3, 5)
+    assert "jconv[" in str(jax.make_jaxpr(lambda x: conv_transpose(x, x, (1,), "SAME"))(jnp.ones((2, 1, 1))))
+
+def test_lax_alone():
+    assert "conv_general_dilated[" in str(jax.make_jaxpr(lambda: {CONV})())
+
+def test_neither():
+    assert 1 == 2
+"""
+
+
+def test_the_script_that_runs_the_suites_of_others(tmp_path, capsys):
+    """On a checkout as Haiku's is laid out: what fails with jconv alone is told from what fails with lax too."""
+    pytest.importorskip("haiku")
+    folder = tmp_path / "haiku" / "_src"
+    folder.mkdir(parents=True)
+    (folder / "conv_test.py").write_text(CHECKOUT)
+    (folder / "depthwise_conv_test.py").write_text("")
+    assert peer_suites.main(["--haiku", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "1 passed, 2 failed,\n  0 skipped; 3 calls reached jconv, which computed" in out
+    assert re.search(r"FAILS WITH JCONV ALONE: \S+::test_lax_alone: ", out)
+    assert re.search(r"fails with lax too: \S+::test_neither: assert 1 == 2", out)
+    with pytest.raises(SystemExit):
+        peer_suites.main([])
