@@ -357,3 +357,117 @@ def test_static_numbers_of_any_kind_and_methods():
             return self.scale * nchw(x)
 
     close(Net()(IMAGE), 2 * nchw(IMAGE))
+
+
+def test_changes_in_place_reach_the_caller():
+    def step(state, log, x):
+        y = nchw(x) * state["scale"]
+        state["scale"] = state["scale"] / 2
+        state["inner"]["last"] = y.sum()
+        log.append(state.pop("gone"))
+        return y
+
+    def state():
+        return {"scale": jnp.ones(()), "inner": {"kept": jnp.zeros(2)}, "gone": "a string"}, ["first"]
+
+    (want, want_log), (got, got_log) = state(), state()
+    inner = got["inner"]
+    fast = accelerate(step)
+    for _ in range(2):
+        close(fast(got, got_log, IMAGE), step(want, want_log, IMAGE))
+        close(got, want)
+        assert got["inner"] is inner
+        assert got_log == want_log
+        got["gone"] = want["gone"] = "another"
+    assert set(got) == set(want)
+
+    @jax.tree_util.register_pytree_node_class
+    class Box:
+        def __init__(self, value):
+            self.value = value
+
+        def tree_flatten(self):
+            return (self.value,), None
+
+        @classmethod
+        def tree_unflatten(cls, _, children):
+            return cls(*children)
+
+    def put(box, x):
+        box.value = nchw(x)
+
+    with pytest.raises(TypeError, match="put changes an object among its arguments in place.*return what they change"):
+        accelerate(put)(Box(IMAGE), IMAGE)
+    assert jnp.array_equal(accelerate(lambda box: Box(nchw(box.value)))(Box(IMAGE)).value, nchw(IMAGE))
+
+
+def test_what_is_no_array_goes_in_and_comes_out_as_it_is():
+    def fn(x, flag, name, count):
+        assert isinstance(flag, np.bool_)
+        y = nchw(x) if flag else x
+        return {"y": y, "act": jax.nn.relu, "name": name, "count": count, "array": np.arange(count), "none": None}
+
+    for fast in (accelerate(fn), jax.tree_util.Partial(accelerate(fn))):
+        got = fast(IMAGE, np.bool_(True), "n", 3)
+        assert (got["act"], got["name"], got["count"]) == (jax.nn.relu, "n", 3)
+        assert type(got["count"]) is int
+        assert type(got["array"]) is np.ndarray
+        close(got["y"], nchw(IMAGE))
+    close(accelerate(fn)(np.asarray(IMAGE), np.bool_(False), "n", 1)["y"], IMAGE)
+
+
+def test_tracing_again_and_again_is_said_once():
+    plain = accelerate(nchw)
+    for _ in range(16):
+        plain(IMAGE[:, :, :3, :3])
+    with pytest.warns(RuntimeWarning, match=r"nchw has been traced 17 times.*since it is not jitted. Write jax.jit"):
+        plain(IMAGE[:, :, :3, :3])
+    plain(IMAGE[:, :, :3, :3])  # once: warnings are errors here
+    for _ in range(20):
+        jax.eval_shape(plain, IMAGE)  # inside a trace it is traced once for each of them
+    numbers = accelerate(jax.jit(lambda x, n: x + n, static_argnums=1))
+    for n in range(16):
+        numbers(IMAGE, n)
+    with pytest.warns(RuntimeWarning, match="another number, string or function each time"):
+        numbers(IMAGE, 16)
+    traced = []
+    other = accelerate(jax.jit(lambda x, n: traced.append(1) or x + n))
+    for n in range(20):
+        other(IMAGE, n)
+        other(IMAGE, jnp.float32(n))
+    assert len(traced) == 2
+
+
+def test_lowering_and_the_text_of_an_accelerated_function():
+    fn = jax.jit(lambda x, n, *, scale: nchw(x) * n * scale, static_argnums=1)
+    fast = accelerate(fn)
+    assert repr(fast) == f"jconv.accelerate({fn!r})"
+    text = fast.lower(IMAGE, 2, scale=jnp.ones(())).as_text(debug_info=True)
+    assert "jconv.forward" in text
+    compiled = fast.lower(jax.ShapeDtypeStruct(IMAGE.shape, IMAGE.dtype), 2, scale=jnp.ones(())).compile()
+    close(compiled(IMAGE, None, scale=jnp.float32(3)), fn(IMAGE, 2, scale=3.0))
+    close(accelerate(nchw).lower(IMAGE).compile()(IMAGE), nchw(IMAGE))
+    close(accelerate(accelerate(fn))(IMAGE, 2, scale=1.0), fn(IMAGE, 2, scale=1.0))
+
+
+def test_without_jit_as_a_debugger_wants_it():
+    with jax.disable_jit():
+        for fn in (looped, scanned, branched, FUNCTIONS["jit"]):
+            close(accelerate(fn)(X, K), fn(X, K))
+
+
+def test_per_example_gradients_are_kernel_gradients():
+    """A vmapped gradient comes with a group for each example, whatever groups there were."""
+    xs = X.reshape(4, 1, *X.shape[1:])
+    for groups, strides in ((1, (1, 1)), (2, (2, 1)), (6, (1, 2))):
+        k = jnp.asarray(RNG.standard_normal((3, 3, 6 // groups, 6)), jnp.float32)
+        loss = lambda k, x, groups=groups, strides=strides: jnp.sum(jnp.sin(conv(x, k, strides, groups)))
+        each = jax.vmap(jax.grad(loss), (None, 0))
+        fast = accelerate(each)
+        close(fast(k, xs), each(k, xs))
+        roles = [found.role for found in fast.replaced(k, xs)]
+        assert roles.count("kernel_grad") == 1
+        twice = jax.vmap(each, (0, None))  # and over kernels too
+        ks = jnp.stack([k, -k])
+        close(accelerate(twice)(ks, xs), twice(ks, xs))
+        assert "kernel_grad" in {found.role for found in accelerate(twice).replaced(ks, xs)}

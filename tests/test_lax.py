@@ -3,6 +3,7 @@
 import inspect
 import random
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -65,3 +66,19 @@ def test_a_depthwise_layer_in_another_layout_runs_jconvs_own():
     fn = lambda x, k: lax.conv_general_dilated(x, k, (1, 1), "SAME", feature_group_count=64)
     chosen = jconv.select_algorithm((8, 28, 28, 64), (3, 3, 1, 64), feature_group_count=64, platform="cpu")
     assert f"jconv.forward.{chosen.name}" in jax.jit(fn).lower(x, k).as_text(debug_info=True)
+
+
+def test_in_the_place_of_laxs_own_functions(monkeypatch):
+    """The shortest way to reach a library that takes no such argument; jconv itself still runs."""
+    names = [name for name in dir(jconv.lax) if name.startswith("conv") and hasattr(jax.lax, name)]
+    assert len(names) == 6
+    own = {name: getattr(jax.lax, name) for name in names}
+    for name in names:
+        monkeypatch.setattr(jax.lax, name, getattr(jconv.lax, name))
+    x, k = jnp.arange(50.0).reshape(1, 2, 5, 5), jnp.ones((3, 2, 3, 3))
+    loss = lambda conv: jax.grad(lambda x, k: jnp.sum(conv(x, k, (2, 2), "SAME") ** 2), (0, 1))(x, k)
+    chex.assert_trees_all_close(loss(jax.lax.conv_general_dilated), loss(own["conv_general_dilated"]))
+    np.testing.assert_allclose(jax.lax.conv(x, k, (1, 1), "VALID"), own["conv"](x, k, (1, 1), "VALID"))
+    for algorithm in ("auto", "xla"):
+        y = jconv.conv(x[0], jnp.ones((3, 5, 4)), algorithm=algorithm)
+        np.testing.assert_allclose(y, jconv.conv(x[0], jnp.ones((3, 5, 4)), algorithm="einsum"))

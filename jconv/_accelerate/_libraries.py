@@ -1,7 +1,8 @@
 """State that other libraries keep beside the arguments of a function, and how it comes through a trace.
 
 A trace sees arguments and results. Flax nnx changes modules in place, Keras its variables, Haiku and Flax linen what a
-transformed function or a module collects. None of them is imported here: a library that the program has not imported keeps no state.
+transformed function or a module collects. None of them is imported here: a library that the program has not imported
+keeps no state.
 
 - Flax nnx: objects among the arguments go through as what `flax.nnx.to_tree` makes of them, and back into themselves,
   as in Flax's own transformations.
@@ -56,7 +57,7 @@ def has_objects(tree: Any) -> bool:
 
 
 def unbound(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A function, and the object of Flax nnx that it is a method of, or that is called itself: an argument like others."""
+    """A function, and as its first argument the object of Flax nnx that it is a method of, or that is called itself."""
     owner, function = getattr(fn, "__self__", None), getattr(fn, "__func__", None)
     if function is not None and has_objects(owner):
         return function, (owner,)

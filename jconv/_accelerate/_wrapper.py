@@ -87,21 +87,34 @@ def _same(a: Any, b: Any) -> bool:
     return a[1] == b[1] and all(x is y for x, y in zip(a[0], b[0], strict=True))
 
 
+class _Nth(NamedTuple):
+    """A dict or list that was among the arguments already, in what another one holds."""
+
+    index: int
+
+
+def _mapped(fn: Callable[[Any], Any], container: Any) -> Any:
+    """The entries of a dict or a list, each through a function."""
+    return {k: fn(v) for k, v in container.items()} if isinstance(container, dict) else [fn(v) for v in container]
+
+
 class _Snapshot:
     """What the arguments of a function are before it runs, and what of it has changed after it."""
 
     def __init__(self, name: str, args: Any) -> None:
         self.name, self.args = name, args
-        self.containers = [(each, each.copy()) for each in _containers(args)]
+        self.containers = [(each, _mapped(lambda v: v, each)) for each in _containers(args)]
         self.flat = jax.tree.flatten(args)
         self.is_stable = _same(self.flat, jax.tree.flatten(args))  # some classes make their leaves anew
 
     def changed(self) -> dict[int, Any]:
         """The new contents of dicts and lists; TypeError for other objects."""
+        nth = {id(each): _Fixed(_Nth(i)) for i, (each, _) in enumerate(self.containers)}
+        ids = lambda container: _mapped(id, container)
         found = {
-            i: now.copy()
+            i: _mapped(lambda v: nth.get(id(v), v), now)
             for i, (now, old) in enumerate(self.containers)
-            if len(now) != len(old) or not all(a is b for a, b in zip(_entries(now), _entries(old), strict=True))
+            if ids(now) != ids(old)
         }
         if not found and self.is_stable and not _same(self.flat, jax.tree.flatten(self.args)):
             raise TypeError(
@@ -112,15 +125,12 @@ class _Snapshot:
         return found
 
 
-def _entries(container: Any) -> list[Any]:
-    return [part for item in container.items() for part in item] if isinstance(container, dict) else container
-
-
 def _write_back(args: Any, contents: dict[int, Any]) -> None:
     containers = list(_containers(args)) if contents else []
     for i, content in contents.items():
+        now = _mapped(lambda v: containers[v.index] if isinstance(v, _Nth) else v, content)
         containers[i].clear()
-        (containers[i].update if isinstance(content, dict) else containers[i].extend)(content)
+        (containers[i].update if isinstance(now, dict) else containers[i].extend)(now)
 
 
 # The function --------------------------------------------------------------------------------------------
