@@ -151,7 +151,7 @@ def linen(mark):
 
         @nn.compact
         def __call__(self, x):
-            y = nn.Conv(6, (3, 3), feature_group_count=3, use_bias=False)(x)
+            y = nn.Conv(6, (3, 3), feature_group_count=3, kernel_dilation=2, use_bias=False)(x)
             return nn.relu(nn.BatchNorm(use_running_average=not self.train, momentum=0.9)(y))
 
     class CNN(nn.Module):
