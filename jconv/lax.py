@@ -29,13 +29,17 @@ def _drop_in(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> jax.Array:
-        given = signature.bind(*args, **kwargs).arguments  # TypeError as for any function
+        try:
+            given = signature.bind(*args, **kwargs).arguments
+        except TypeError:
+            return fn(*args, **kwargs)  # whose own TypeError says what is missing
 
         def plain(*operands: Any) -> jax.Array:
             return fn(**{**given, **dict(zip(arrays, operands, strict=True))})
 
         return replace(plain)(*(given[name] for name in arrays))
 
+    call.__module__ = __name__  # where pickle finds it
     return call
 
 

@@ -113,6 +113,18 @@ def test_it_differentiates_and_batches_as_before(name):
     close(jax.vmap(accelerate(fn), (0, None))(xs, K), jax.vmap(fn, (0, None))(xs, K))
 
 
+@pytest.mark.parametrize("policy", ["dots_saveable", "nothing_saveable"])
+def test_a_policy_that_saves_laxs_convolutions_saves_these(policy):
+    """What is not saved is computed again: one more convolution of lax, and so of jconv."""
+    options = {"policy": getattr(jax.checkpoint_policies, policy)}
+    fn = jax.checkpoint(lambda x, k: jnp.sin(conv(jnp.sin(x), k)), **options)
+    gradient = lambda fn: jax.grad(lambda x, k: fn(x, k).sum(), (0, 1))
+    theirs = counts(gradient(fn), X, K)[1]
+    assert theirs == (3 if policy == "dots_saveable" else 4)
+    assert counts(gradient(accelerate(fn)), X, K) == (theirs, 0)
+    assert counts(accelerate(gradient(fn)), X, K) == (theirs, 0)
+
+
 def test_gradients_that_are_taken_are_recognised():
     """A strided depthwise layer: what lax derives is zero-inserted, and grouped over the batch."""
     k = jnp.ones((3, 3, 1, 6))

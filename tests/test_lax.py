@@ -1,10 +1,12 @@
 """The drop-in for jax.lax: the same values, dtypes and errors."""
 
 import inspect
+import pickle
 import random
 
 import chex
 import jax
+import jax.export
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -57,8 +59,29 @@ def test_each_of_them(name):
 def test_errors_are_those_of_lax():
     with pytest.raises(ValueError, match="lhs feature dimension size divided by feature_group_count must equal"):
         lax.conv_general_dilated(X, K[:, :2], (1, 1), "SAME")
-    with pytest.raises(TypeError, match="missing a required argument"):
+    with pytest.raises(TypeError, match=r"conv_general_dilated\(\) missing 2 required positional arguments"):
         lax.conv_general_dilated(X, K)
+    with pytest.raises(TypeError, match=r"conv\(\) got an unexpected keyword argument 'groups'"):
+        lax.conv(X, K, (1, 1), "SAME", groups=2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pickle_finds_each_of_them(name):
+    assert pickle.loads(pickle.dumps(getattr(lax, name))) is getattr(lax, name)
+
+
+def test_precisions_of_dot_products_are_laxs():
+    for given in ("F32_F32_F32", jax.lax.DotAlgorithmPreset.BF16_BF16_F32):
+        mine, theirs = (module.conv_general_dilated(X, K, (1, 1), "SAME", precision=given) for module in (lax, jax.lax))
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_symbolic_sizes_of_every_axis():
+    """Of which nothing says whether the window or the image has more positions."""
+    fn = lambda x: lax.conv_general_dilated(x, K, (1, 1), "SAME")
+    args = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3, h, w"), jnp.float32)
+    expected = jax.lax.conv_general_dilated(X, K, (1, 1), "SAME")
+    np.testing.assert_allclose(jax.export.export(jax.jit(fn))(args).call(X), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_depthwise_layer_in_another_layout_runs_jconvs_own():

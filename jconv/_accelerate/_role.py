@@ -19,12 +19,13 @@ import dataclasses
 import math
 from typing import Any
 
+import jax
 import numpy as np
 from jax import numpy as jnp
 
 from .._algorithms.base import Algorithms, Call, Role
 from .._conv import apply_role
-from .._dtypes import FLOATS, INTEGERS, holds
+from .._dtypes import FLOATS, INTEGERS, canonical_precision, holds
 from .._layouts import moved, transposed
 from .._primitive import flatten_batch
 from .._select import refusal
@@ -102,6 +103,14 @@ def _groups_to_channels(x, groups: int):
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
 
 
+def _is_more(a: Any, b: Any) -> bool:
+    """Whether a > b, for symbolic numbers too; False where they may be either."""
+    try:
+        return bool(a > b)
+    except jax.errors.InconclusiveDimensionOperation:
+        return False
+
+
 def _view(lhs_shape, rhs_shape, out_shape, params: dict[str, Any]) -> View:
     """How jconv computes it; ValueError for a geometry that `ConvSpec` does not take."""
     numbers = params["dimension_numbers"]
@@ -112,7 +121,7 @@ def _view(lhs_shape, rhs_shape, out_shape, params: dict[str, Any]) -> View:
     s, d = params["window_strides"], params["rhs_dilation"]
     q, pads = params["lhs_dilation"], params["padding"]
     rank, sizes = len(space), [lhs_shape[i] for i in space]
-    if math.prod(taps) > math.prod(positions):
+    if _is_more(math.prod(taps), math.prod(positions)):
         role: Role = "kernel_grad"
         lhs_axes, rhs_axes, first = (channel, *space, batch), (into, *window, out), groups
         # What the windows reach over, and no more: the pad at the end makes it so.
@@ -143,8 +152,9 @@ def plan(lhs: Any, rhs: Any, out: Any, params: dict[str, Any], algorithm: Algori
     if 0 in (*lhs.shape, *rhs.shape, *out.shape):
         return "there is nothing to compute"
     try:
+        precision = canonical_precision(params["precision"])
         view = _view(lhs.shape, rhs.shape, out.shape, params)
     except ValueError as error:
         return str(error)
-    call = Call(flatten_batch(view.spec), view.role, dtype, out_dtype, params["precision"])
+    call = Call(flatten_batch(view.spec), view.role, dtype, out_dtype, precision)
     return refusal(algorithm.role(view.role), call) or view

@@ -17,7 +17,7 @@ from jax import numpy as jnp
 from .._algorithms.base import Algorithms
 from .._jaxprs import equations, inner, opened
 from .._layouts import Moved, apart, bind, joined, passed_on, settled, transposed
-from .._primitive import ClosedJaxpr, Literal
+from .._primitive import ClosedJaxpr, Literal, conv_p
 from ._role import Replacement, View, plan
 
 CONVOLUTION = "conv_general_dilated"
@@ -148,8 +148,14 @@ def _rebuilt(replacer, eqn, args):
 
 
 def _checkpoint(replacer, eqn, args):
-    options = {name: eqn.params[name] for name in ("prevent_cse", "policy")}
-    return jax.checkpoint(lambda *args: replacer.run(eqn.params["jaxpr"], args), **options)(*args)
+    policy, prevent_cse = eqn.params["policy"], eqn.params["prevent_cse"]
+
+    def as_for_lax(primitive, *avals, **params):  # a policy that saves lax's convolutions saves these
+        return policy(jax.lax.conv_general_dilated_p if primitive is conv_p else primitive, *avals, **params)
+
+    run = jax.checkpoint(lambda *args: replacer.run(eqn.params["jaxpr"], args), prevent_cse=prevent_cse,
+                         policy=policy and as_for_lax)  # fmt: skip
+    return run(*args)
 
 
 def _shard_map(replacer, eqn, args):
