@@ -206,19 +206,19 @@ def test_every_layer_and_its_gradient_in_strict_modes(dtype, param_dtype):
     """Nothing is promoted by itself: all that is cast is cast by rule. Traced, which is where promotion happens."""
     x64, param_dtype = dtype == "float64", dtype if param_dtype == "own" else param_dtype
     with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-        x = jnp.asarray(draw(IMAGE), dtype)
+        x = jax.ShapeDtypeStruct(IMAGE, dtype)
         for layer in every_layer():
-            trees = layer.init(key, IMAGE)
-            params, state = (jax.tree.map(lambda leaf: leaf.astype(param_dtype), tree) for tree in trees)
+            trees = jax.eval_shape(lambda layer=layer: layer.init(key, IMAGE))
+            given = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, param_dtype)
+            params, state = (jax.tree.map(given, tree) for tree in trees)
 
-            def loss(params, x, layer=layer, state=state):
+            def loss(params, x, state, layer=layer):
                 y, after = layer.apply(params, state, x, train=True, key=jax.random.key(1))
                 return jnp.sum(y.astype(jnp.float32)), (y, after)
 
-            run = jax.value_and_grad(loss, (0, 1), has_aux=True)
-            (_, (y, after)), grads = jax.eval_shape(run, params, x)
-            chex.assert_trees_all_equal_shapes_and_dtypes(grads, jax.eval_shape(lambda *a: a, params, x))
-            chex.assert_trees_all_equal_shapes_and_dtypes(after, jax.eval_shape(lambda a: a, state))
+            (_, (y, after)), grads = jax.eval_shape(jax.value_and_grad(loss, (0, 1), has_aux=True), params, x, state)
+            chex.assert_trees_all_equal_shapes_and_dtypes(grads, (params, x))
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
             convolves = any("kernel" in path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params))
             assert y.dtype == (np.result_type(np.float32, y.dtype) if convolves and param_dtype != dtype else dtype)
 
