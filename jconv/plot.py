@@ -645,7 +645,8 @@ def saliency(
         A figure: the input, and the saliency, black where there is none.
 
     Raises:
-        ValueError: for an x of another rank, an index outside its axis, or a gradient that is not finite.
+        ValueError: for an x of another rank, an index outside its axis, outputs that are complex, or a gradient that is
+            not finite.
         ImportError: where matplotlib is not installed.
 
     >>> import jax.numpy as jnp
@@ -667,6 +668,8 @@ def saliency(
     def run(params, state, example):
         def score(value):
             out = layer.apply(params, state, value)[0][0].ravel()
+            if jnp.iscomplexobj(out):
+                raise ValueError(f"layer: got {out.dtype} outputs, accepted are real ones: end it with jax.numpy.abs.")
             place = jnp.argmax(out) if chosen is None else np.ravel_multi_index(chosen, sizes)
             return out[place], place
 

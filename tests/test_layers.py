@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import itertools
 import math
 import pickle
@@ -15,7 +16,8 @@ from jax import numpy as jnp
 from scipy import stats
 
 import jconv
-from jconv import initializers, layers
+from jconv import initializers, layers, models
+from jconv._names import CALLED
 from tests.cases import draw
 from tests.test_agreement import needs_torch, torch
 
@@ -389,7 +391,22 @@ def test_dtypes_that_parameters_cannot_have(make):
         layers.Dense(3, dtype=jnp.int32)
 
 
-def test_names_of_other_libraries():
+MAKERS = [v for module in (layers, models) for name, v in vars(module).items() if hasattr(v, "__wrapped__")]
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_names_of_other_libraries(make):
+    own = list(inspect.signature(make).parameters)
+    for name, others in CALLED.items():
+        for other in others.split() if name in own else ():
+            if other not in own:
+                with pytest.raises(TypeError, match=rf"{other}: no argument of \w+; it is called '\w+' here"):
+                    make(**{other: 1})
+    with pytest.raises(TypeError, match=r"data_format: no argument of \w+; images are always"):
+        make(data_format="NCHW")
+
+
+def test_a_name_of_another_library():
     with pytest.raises(TypeError, match="stride: no argument of Conv; it is called 'strides' here"):
         layers.Conv(4, 3, stride=2)
     with pytest.raises(TypeError, match="eps: no argument of BatchNorm; it is called 'epsilon' here"):
