@@ -10,10 +10,10 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import _primitive, plugins
-from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role, accumulator
+from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role, accumulator, promoted
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
-from ._dtypes import broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
+from ._dtypes import as_array, broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
 from ._names import named
 from ._select import Selection, canonical, finish_result, resolve
 from ._spec import (
@@ -31,14 +31,14 @@ from ._spec import (
 )
 
 
-def _bias(bias, features: int, dtype) -> jax.Array | None:
-    """A bias that fits, or none."""
+def _bias(bias, features: int, dtype, *others) -> jax.Array | None:
+    """A bias that fits a result of this dtype, or none; `others` are the dtypes of the operands."""
     if bias is None:
         return None
-    bias = jnp.asarray(bias)
+    bias = as_array(bias, "bias")
     if bias.shape != (features,):
         raise ValueError(f"bias: got shape {bias.shape}, accepted is ({features},), one for each output channel.")
-    check_bias(bias, dtype)
+    check_bias(bias, dtype, *others)
     return bias
 
 
@@ -207,7 +207,7 @@ def conv(
         Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285. Names
         and layouts are those of `jax.lax.conv_general_dilated` and Flax; the padding modes those of PyTorch.
     """
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
     out_dtype = result_dtype(common_dtype(x=x, kernel=kernel), preferred_element_type)
     spec = ConvSpec(x.shape, kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count)
     modes = padding_mode_per_axis(padding_mode, spec.rank)
@@ -216,7 +216,7 @@ def conv(
         x, spec = _pad_by_mode(x, spec, modes), padded
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation: got {activation!r}, accepted is None, {nearest(str(activation), ACTIVATIONS)}")
-    given = _bias(bias, spec.out_features, out_dtype)
+    given = _bias(bias, spec.out_features, out_dtype, x.dtype, kernel.dtype)
     return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation)
 
 
@@ -318,7 +318,7 @@ def conv_transpose(
         `jax.lax.conv_transpose` and Keras. A kernel for lax with ``transpose_kernel=False`` is this one
         with its window flipped and its last two axes exchanged.
     """
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
     out_dtype = result_dtype(common_dtype(x=x, kernel=kernel), preferred_element_type)
     if kernel.ndim < 2:
         raise ValueError(
@@ -363,7 +363,7 @@ def conv_transpose(
         feature_group_count=groups,
     )
     y = _input_grad(x, kernel, spec, padding_mode, algorithm, precision, out_dtype)
-    return finish_result(y, Finish(_bias(bias, y.shape[-1], out_dtype)))
+    return finish_result(y, Finish(_bias(bias, y.shape[-1], out_dtype, x.dtype, kernel.dtype)))
 
 
 @named
@@ -416,7 +416,7 @@ def conv_local(
         LeCun et al., "Gradient-based learning applied to document recognition", 1998, section II (weight sharing);
         Keras calls the layer LocallyConnected.
     """
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
     dtype = common_dtype(x=x, kernel=kernel)
     out_dtype = result_dtype(dtype, preferred_element_type)
     rank = (kernel.ndim - 2) // 2
@@ -431,7 +431,7 @@ def conv_local(
     _matches("kernel", kernel, (*spec.output_spatial, *shared), "its first axes the output positions of x")
     flat, groups = _primitive.flatten_batch(spec), spec.feature_group_count
     space, taps = axis_letters(rank)
-    wide = jnp.promote_types(accumulator(dtype), out_dtype)  # from the start, so that the gradients are summed there
+    wide = promoted(accumulator(dtype), out_dtype)  # from the start, so that the gradients are summed there
     p = patches(x.reshape(flat.x_shape).astype(wide), flat)
     p = p.reshape(*p.shape[:-1], groups, spec.in_features // groups)
     k = kernel.astype(wide).reshape(*kernel.shape[:-1], groups, spec.out_features // groups)
@@ -445,7 +445,8 @@ def conv_local(
     y = y.astype(out_dtype).reshape(spec.output_shape)
     if bias is None:
         return y
-    bias = jnp.asarray(bias)
+    bias = as_array(bias, "bias")
+    check_bias(bias, y.dtype, x.dtype, kernel.dtype)
     _matches("bias", bias, spec.output_shape[len(spec.batch_shape) :], "one for each output position and channel")
     return y + broadcast_bias(bias, y)
 
@@ -503,7 +504,7 @@ def conv_input_grad(
         LeCun et al., "Backpropagation applied to handwritten zip code recognition", 1989. The derivation is in
         `jconv._spec` and `jconv._primitive`.
     """
-    g, kernel = jnp.asarray(g), jnp.asarray(kernel)
+    g, kernel = as_array(g, "g"), as_array(kernel, "kernel")
     out_dtype = result_dtype(common_dtype(g=g, kernel=kernel), preferred_element_type)
     spec = ConvSpec(
         sequence(input_shape, "input_shape"),
@@ -570,7 +571,7 @@ def conv_kernel_grad(
         LeCun et al., "Backpropagation applied to handwritten zip code recognition", 1989. The derivation is in
         `jconv._spec` and `jconv._primitive`.
     """
-    x, g = jnp.asarray(x), jnp.asarray(g)
+    x, g = as_array(x, "x"), as_array(g, "g")
     out_dtype = result_dtype(common_dtype(x=x, g=g), preferred_element_type)
     groups = integer(feature_group_count, "feature_group_count", minimum=1)
     window = sequence(window_shape, "window_shape")
@@ -614,7 +615,7 @@ def conv_bias_grad(g: jax.typing.ArrayLike) -> jax.Array:
     References:
         LeCun et al., "Backpropagation applied to handwritten zip code recognition", 1989.
     """
-    g = jnp.asarray(g)
+    g = as_array(g, "g")
     if g.ndim < 1:
         raise ValueError(f"g: got shape {g.shape}, accepted is [*batch, *output_spatial, out].")
     out_dtype = result_dtype(common_dtype(g=g), None)

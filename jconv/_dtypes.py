@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
-from ._algorithms.base import accumulator
+from ._algorithms.base import accumulator, promoted
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
@@ -29,7 +29,7 @@ def digits(dtype: Any) -> int:
 def holds(wide: Any, dtype: Any) -> bool:
     """Whether ``wide`` is of the same kind as ``dtype`` and holds all of its values."""
     same_kind = any(jnp.issubdtype(dtype, kind) and jnp.issubdtype(wide, kind) for kind in KINDS)
-    return same_kind and (wide == dtype or jnp.promote_types(dtype, wide) == wide)
+    return same_kind and (wide == dtype or promoted(dtype, wide) == wide)
 
 
 def keeps_64_bits(*dtypes: Any) -> contextlib.AbstractContextManager:
@@ -38,25 +38,40 @@ def keeps_64_bits(*dtypes: Any) -> contextlib.AbstractContextManager:
     return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
+def as_array(value: Any, name: str) -> jax.Array:
+    """`value` as an array; TypeError in the name of an argument where it is none."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        if isinstance(value, jax.Array):
+            raise
+        hint = " Options are given by name, as in padding='SAME'." if isinstance(value, str) else ""
+        raise TypeError(f"{name}: got {value!r}, accepted is an array of numbers.{hint}") from error
+
+
 def check_dtype(dtype: Any, name: str, accepted: Sequence[str] = (*FLOATS, *INTEGERS)) -> None:
     """TypeError in the name of an argument, for a dtype that is not accepted."""
     if np.dtype(dtype).name not in accepted:
         raise TypeError(f"{name}: got dtype {np.dtype(dtype)}, accepted are {', '.join(accepted)}.")
 
 
+def mixed(*dtypes: Any) -> np.dtype:
+    """What dtypes that the user mixed promote to; TypePromotionError where the mode of the program refuses that."""
+    return np.dtype(functools.reduce(jnp.promote_types, dtypes))
+
+
 def common_dtype(**operands: jax.Array) -> np.dtype:
     """The dtype that the operands are computed in; TypeError where one is no number or would be rounded."""
     for name, array in operands.items():
         check_dtype(array.dtype, name)
-    dtypes = {array.dtype for array in operands.values()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else functools.reduce(jnp.promote_types, dtypes)
+    dtype = promoted(*(array.dtype for array in operands.values()))
     for name, array in operands.items():
         if digits(array.dtype) > digits(dtype):
             raise TypeError(
                 f"{name}: got dtype {array.dtype} beside {', '.join(f'{n} {a.dtype}' for n, a in operands.items())}; "
                 f"computing in {dtype} would round {name} silently. Cast one of them yourself."
             )
-    return np.dtype(dtype)
+    return mixed(*(array.dtype for array in operands.values()))
 
 
 def result_dtype(dtype: np.dtype, preferred_element_type: Any) -> np.dtype:
@@ -72,15 +87,20 @@ def result_dtype(dtype: np.dtype, preferred_element_type: Any) -> np.dtype:
     return np.dtype(preferred)
 
 
-def check_bias(bias: jax.Array, dtype: np.dtype) -> None:
-    """TypeError for a bias that a result of this dtype does not hold."""
+def check_bias(bias: jax.Array, dtype: np.dtype, *others: Any) -> None:
+    """TypeError for a bias that a result of this dtype does not hold.
+
+    A bias of neither the result's dtype nor one of `others`, the operands', is mixed with them.
+    """
     check_dtype(bias.dtype, "bias")
-    holds = bias.dtype == dtype or jnp.promote_types(bias.dtype, dtype) == dtype
+    holds = promoted(bias.dtype, dtype) == dtype
     if not holds or digits(bias.dtype) > digits(dtype):
         raise TypeError(
             f"bias: got dtype {bias.dtype} for a result of {dtype}, which would round it silently. Cast it, or set "
             "preferred_element_type."
         )
+    if others and bias.dtype not in (dtype, *others):
+        mixed(bias.dtype, dtype)
 
 
 def broadcast_bias(bias: jax.Array, y: jax.Array) -> jax.Array:

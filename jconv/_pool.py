@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -10,7 +11,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._algorithms.base import accumulator
-from ._dtypes import FLOATS, INTEGERS, check_dtype
+from ._dtypes import FLOATS, INTEGERS, as_array, check_dtype
 from ._names import named
 from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
 
@@ -79,7 +80,7 @@ def max_pool(
         Ranzato et al., "Unsupervised learning of invariant feature hierarchies", CVPR 2007. Arguments as in
         ``flax.linen.max_pool``, but for the default of `strides`, which is that of Keras and PyTorch.
     """
-    x = jnp.asarray(x)
+    x = as_array(x, "x")
     check_dtype(x.dtype, "x", REALS)
     dims, steps, pads = _windows(x, window_shape, strides, padding)
     lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
@@ -119,13 +120,13 @@ def avg_pool(
         LeCun et al., "Gradient-based learning applied to document recognition", 1998 (there followed by a weight and
         a bias). Arguments as in ``flax.linen.avg_pool``, but for the default of `strides`.
     """
-    x = jnp.asarray(x)
+    x = as_array(x, "x")
     check_dtype(x.dtype, "x", FLOATS)
     dims, steps, pads = _windows(x, window_shape, strides, padding)
     wide = x.astype(accumulator(x.dtype))
     total = lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, dims, steps, pads)
     if count_include_pad:
-        return (total / np.prod(dims).astype(wide.real.dtype)).astype(x.dtype)
+        return (total / np.asarray(math.prod(dims), wide.dtype)).astype(x.dtype)
     ones = jnp.ones((1,) * (x.ndim - len(window_shape) - 1) + x.shape[-len(window_shape) - 1 : -1] + (1,), wide.dtype)
     count = lax.reduce_window(ones, np.zeros((), wide.dtype), lax.add, dims, steps, pads)
     return (total / count).astype(x.dtype)
@@ -153,7 +154,7 @@ def global_avg_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
     References:
         Lin, Chen and Yan, "Network in network", 2014, arXiv:1312.4400.
     """
-    x = jnp.asarray(x)
+    x = as_array(x, "x")
     check_dtype(x.dtype, "x", FLOATS)
     return jnp.mean(x, axis=_all_positions(x, rank), dtype=accumulator(x.dtype)).astype(x.dtype)
 
@@ -181,7 +182,7 @@ def global_max_pool(x: jax.typing.ArrayLike, *, rank: int | None = None) -> jax.
         Oquab et al., "Is object localization for free?", CVPR 2015; Kim, "Convolutional neural networks for
         sentence classification", 2014, arXiv:1408.5882 (max over time).
     """
-    x = jnp.asarray(x)
+    x = as_array(x, "x")
     check_dtype(x.dtype, "x", REALS)
     axes = _all_positions(x, rank)
     if not all(x.shape[axis] for axis in axes):

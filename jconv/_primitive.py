@@ -40,7 +40,7 @@ from jax.extend.core import Primitive
 from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
-from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role
+from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role, promoted
 from ._dtypes import broadcast_bias, keeps_64_bits
 from ._select import check, finish_result, refusal, resolve
 from ._select import run as run_plan
@@ -74,7 +74,7 @@ def bind(
 ) -> jax.Array:
     """Binds the primitive: operands in one dtype, varying over the same manual axes, an algorithm that covers it."""
     if a.dtype != b.dtype:
-        dtype = jnp.promote_types(a.dtype, b.dtype)
+        dtype = promoted(a.dtype, b.dtype)
         a, b = a.astype(dtype), b.astype(dtype)
     operands = [a, b] if bias is None else [a, b, bias]
     varying = frozenset().union(*(jax.typeof(v).mat.varying for v in operands))

@@ -8,6 +8,7 @@ import jax
 from jax import numpy as jnp
 
 from ._conv import conv
+from ._dtypes import as_array, mixed
 from ._names import named
 from ._spec import nearest
 
@@ -16,7 +17,7 @@ METHODS = ("auto", "direct", "fft")
 
 
 def _checked(in1, in2, mode: str, method: str):
-    in1, in2 = jnp.asarray(in1), jnp.asarray(in2)
+    in1, in2 = as_array(in1, "in1"), as_array(in2, "in2")
     if mode not in MODES:
         raise ValueError(f"mode: got {mode!r}, {nearest(mode, MODES)}")
     if method not in METHODS:
@@ -28,7 +29,7 @@ def _checked(in1, in2, mode: str, method: str):
             f"mode: got 'valid' for shapes {in1.shape} and {in2.shape}; accepted is that one is at least as long as "
             "the other along every axis."
         )
-    dtype = jnp.promote_types(in1.dtype, in2.dtype)
+    dtype = mixed(in1.dtype, in2.dtype)
     if method == "fft" and (not jnp.issubdtype(dtype, jnp.inexact) or in1.ndim > 3):
         raise ValueError(
             f"method: got 'fft' for {in1.ndim} axes of {dtype}, accepted are up to 3 axes of floats or complex numbers."
@@ -149,4 +150,4 @@ def correlate(
     References:
         Arguments and modes of ``scipy.signal.correlate``; the default mode of ``numpy.correlate`` is ``"valid"``.
     """
-    return convolve(in1, jnp.flip(jnp.conj(jnp.asarray(in2))), mode=mode, method=method, precision=precision)
+    return convolve(in1, jnp.flip(jnp.conj(as_array(in2, "in2"))), mode=mode, method=method, precision=precision)

@@ -1,5 +1,9 @@
 """What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
 
+The tests run in JAX's strict modes: no dtype and no rank is promoted without being told. What uses a library that takes
+the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too. What is marked `checked` runs with JAX's
+own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the environment everything does.
+
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """
 
@@ -20,3 +24,23 @@ os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("KERAS_BACKEND", "jax")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+STRICT = {"jax_numpy_dtype_promotion": "strict", "jax_numpy_rank_promotion": "raise"}
+CHECKED = {"jax_enable_checks": True, "jax_debug_nans": True}
+
+
+@pytest.fixture(autouse=True)
+def modes(request):
+    """JAX's modes for one test: strict ones, but for those marked otherwise, and with checks where asked for."""
+    wanted = {} if request.node.get_closest_marker("standard_modes") else dict(STRICT)
+    if request.node.get_closest_marker("checked") or os.environ.get("JCONV_TEST_MODE") == "checks":
+        wanted |= CHECKED
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -16,11 +17,23 @@ Role = Literal["forward", "input_grad", "kernel_grad"]
 ROLES: tuple[Role, ...] = ("forward", "input_grad", "kernel_grad")
 
 
+def promoted(*dtypes: Any) -> np.dtype:
+    """The dtype that JAX's standard promotion gives, in whatever mode the program is.
+
+    What jconv widens on its own account are no operands that the user mixed, so the strict mode has no say in it.
+    """
+    different = {np.dtype(dtype) for dtype in dtypes}
+    if len(different) == 1:
+        return different.pop()
+    with jax.numpy_dtype_promotion("standard"):
+        return np.dtype(functools.reduce(jnp.promote_types, different))
+
+
 def accumulator(dtype: Any) -> np.dtype:
     """The dtype in which products of ``dtype`` are summed: float32 for 16-bit floats, int32 for short integers."""
     dtype = jnp.dtype(dtype)
     if jnp.issubdtype(dtype, jnp.floating):
-        return jnp.dtype(jnp.promote_types(dtype, jnp.float32))
+        return promoted(dtype, jnp.float32)
     if jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize < 4:
         return jnp.dtype(jnp.int32)
     return dtype
@@ -45,7 +58,7 @@ class Call(NamedTuple):
 
     @property
     def accumulator(self) -> np.dtype:
-        return jnp.promote_types(accumulator(self.dtype), self.out_dtype)
+        return promoted(accumulator(self.dtype), self.out_dtype)
 
     @property
     def is_integer(self) -> bool:
@@ -251,6 +264,11 @@ def exchanged(spec: ConvSpec) -> Reduced:
         return kernel.reshape(*spec.window, spec.out_features // groups, spec.in_features)
 
     return Reduced(other, k=Map(lambda k: flipped(k, spec), lambda k: flipped(k, other)), exchanged=True)
+
+
+def to_rank(a: jax.Array, rank: int) -> jax.Array:
+    """`a` with axes of one element in front, so that it is broadcast in every mode of rank promotion."""
+    return jax.lax.expand_dims(a, tuple(range(rank - a.ndim)))
 
 
 def pad(a: jax.Array, first: int, *ends: tuple[int, ...]) -> jax.Array:

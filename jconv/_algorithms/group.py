@@ -17,7 +17,7 @@ import jax
 from jax import numpy as jnp
 
 from .._spec import ConvSpec
-from .base import Call, Map, Reduced, Reduction, Work, divisor
+from .base import Call, Map, Reduced, Reduction, Work, divisor, to_rank
 
 CHANNELS = 64  # of a group, after joining
 
@@ -33,7 +33,7 @@ def _place(kernel: jax.Array, spec: ConvSpec, r: int):
     kernel = kernel.reshape(
         *spec.window, 1, spec.kernel_shape[-2], -1, r, spec.out_features // spec.feature_group_count
     )
-    same = jnp.eye(r, dtype=bool)[:, None, None, :, None]
+    same = to_rank(jnp.eye(r, dtype=bool)[:, None, None, :, None], kernel.ndim)
     kernel = jnp.where(same, kernel, jnp.zeros((), kernel.dtype))
     return kernel.reshape(*spec.window, r * spec.kernel_shape[-2], spec.out_features)
 
@@ -42,7 +42,7 @@ def _diagonal(kernel: jax.Array, spec: ConvSpec, r: int):
     kernel = kernel.reshape(
         *spec.window, r, spec.kernel_shape[-2], -1, r, spec.out_features // spec.feature_group_count
     )
-    same = jnp.eye(r, dtype=bool)[:, None, None, :, None]
+    same = to_rank(jnp.eye(r, dtype=bool)[:, None, None, :, None], kernel.ndim)
     kernel = jnp.sum(jnp.where(same, kernel, jnp.zeros((), kernel.dtype)), axis=spec.rank, dtype=kernel.dtype)
     return kernel.reshape(spec.kernel_shape)
 

@@ -33,7 +33,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work, apart, grouped, pad
+from .base import Algorithm, Call, Work, apart, grouped, pad, to_rank
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
@@ -49,7 +49,11 @@ def _contract(terms, weights, groups: int, depth: int, width: int, dtype):
         part = operand.astype(dtype)
         columns = [part] if depth == 1 else [grouped(part, groups)[..., j] for j in range(depth)]
         weight = grouped(weights[tap], groups)  # [j, g, l]
-        products += [c * weight[j, :, 0] if width == 1 else c[..., None] * weight[j] for j, c in enumerate(columns)]
+        for j, column in enumerate(columns):
+            if width == 1:
+                products.append(column * to_rank(weight[j, :, 0], column.ndim))
+            else:
+                products.append(column[..., None] * to_rank(weight[j], column.ndim + 1))
     for first in range(0, len(products), CHAIN):
         partial = functools.reduce(operator.add, products[first : first + CHAIN])
         total = partial if total is None else total + partial

@@ -133,7 +133,7 @@ def _points(
         parts = [lax.slice_in_dim(a, i, i + step * (count - 1) + 1, step, axis=1) for i in range(n)]
         if brief and axis == axes[0]:
             factors = jnp.asarray(matrix[..., None, None, None], a.dtype)
-            a = functools.reduce(operator.add, (factors[:, i] * part for i, part in enumerate(parts)))
+            a = functools.reduce(operator.add, (factors[:, i] * part[None] for i, part in enumerate(parts)))
         else:
             a = jnp.stack(_combine(matrix, parts))
         shape[1 + axis] = count
