@@ -17,6 +17,7 @@ from jax import numpy as jnp
 from jax.core import Tracer
 
 from .. import _spec, initializers
+from .._algorithms.base import promoted
 from .._dtypes import FLOATS, check_dtype
 from .._names import named
 
@@ -273,12 +274,6 @@ def check_dtypes(*, param_dtype: Any, dtype: Any = None) -> None:
 
 
 # Dtypes --------------------------------------------------------------------------------------------------
-def promoted(*dtypes: Any) -> np.dtype:
-    """The dtype that holds all of these. Layers promote by casts, so they do in JAX's strict mode too."""
-    with jax.numpy_dtype_promotion("standard"):
-        return np.dtype(functools.reduce(jnp.promote_types, dtypes))
-
-
 def result_and_wide(x: jax.Array, params: Sequence[Any] = (), state: Sequence[Any] = ()) -> tuple[np.dtype, np.dtype]:
     """What a layer that normalises, scales or drops gives for x, and what it computes in.
 

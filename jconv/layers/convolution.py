@@ -12,7 +12,7 @@ import jax
 from jax import numpy as jnp
 
 from .. import _conv, initializers
-from .._dtypes import canonical_precision, common_dtype
+from .._dtypes import as_array, canonical_precision, common_dtype
 from .._select import canonical
 from .._spec import ConvSpec, Padding, integer, is_sequence, padding_mode_per_axis, padding_per_axis, per_axis
 from .base import (
@@ -69,11 +69,12 @@ def _check_options(kernel_size: Any, geometry: dict[str, Any], options: dict[str
 
 
 def _operands(dtype: Any, x: Any, kernel: jax.Array, bias: jax.Array | None) -> tuple[Any, Any, Any]:
-    """What is convolved, in `dtype`, or in the one that x and kernel have together."""
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    """What is convolved, in `dtype`, or in the one that x and the parameters have together."""
+    x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
     if dtype is None:
-        with jax.numpy_dtype_promotion("standard"):
+        with jax.numpy_dtype_promotion("standard"):  # by the layer's own rule
             common = common_dtype(x=x, kernel=kernel)
+        bias = bias.astype(common) if bias is not None and bias.dtype == kernel.dtype else bias
         return x.astype(common), kernel.astype(common), bias
     for name, array in (("x", x), ("kernel", kernel), ("bias", bias)):
         if array is not None and jnp.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
+from .._algorithms.base import promoted
 from .._spec import integer
 from .base import (
     Layer,
@@ -19,7 +20,6 @@ from .base import (
     constructor,
     epsilon_of,
     number,
-    promoted,
     rate_of,
     result_and_wide,
     take,
