@@ -115,7 +115,7 @@ def test_batch_norm_trains_and_infers():
     np.testing.assert_allclose(after["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
     inferred, same = layer.apply(params, after, x)
     chex.assert_trees_all_equal(same, after)
-    want = (x - after["mean"]) / np.sqrt(after["var"] + 1e-5)
+    want = (x - np.asarray(after["mean"])) / np.sqrt(np.asarray(after["var"]) + 1e-5)
     np.testing.assert_allclose(inferred, want, rtol=1e-4, atol=1e-5)
 
 
@@ -445,7 +445,7 @@ def doubled(key, shape):
 
 
 def scaled(params, state, x, *, train=False, key=None):
-    return x * params["scale"], state
+    return x * jnp.broadcast_to(params["scale"], x.shape), state
 
 
 def test_own_layers_can_be_pickled_where_their_functions_can():
@@ -527,7 +527,7 @@ def test_how_many_axes_a_convolution_expects(make):
     params, _ = layer.init(key, (1, 8, 8, 1))
     with pytest.raises(
         ValueError,
-        match=r"x: got shape \(2, 2, 8, 8, 1\) with 5 axes, accepted by .* is \[batch, h, w, channels\] with 4",
+        match=r"x: got shape \(2, 2, 8, 8, 1\) with 5 axes, accepted by .* is \[batch, height, width, channels\] with 4",
     ):
         layer.apply(params, {}, x)
     with pytest.raises(ValueError, match=r"x: got shape \(8, 1\) with 2 axes"):
@@ -586,7 +586,7 @@ def test_residual_and_parallel():
 def test_anything_with_two_functions_is_a_layer():
     scale = layers.Layer(
         lambda key, shape: ({"scale": jnp.ones(shape[-1])}, {}),
-        lambda params, state, x, *, train=False, key=None: (x * params["scale"], state),
+        lambda params, state, x, *, train=False, key=None: (x * jnp.broadcast_to(params["scale"], x.shape), state),
     )
     net = layers.Sequential(layers.Conv(3, 3), scale)
     params, state = net.init(key, IMAGE)

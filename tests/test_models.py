@@ -203,6 +203,7 @@ def keras_model(keras, name, **options):
     return model
 
 
+@pytest.mark.standard_modes  # Keras adds its biases to more axes by itself
 @pytest.mark.parametrize(("name", "network", "size", "options"), [
     ("ResNet50", models.resnet50(classes=10, like="keras", **LARGE), (64, 64), {}),
     ("MobileNetV2", models.mobilenet_v2(classes=10, like="keras", **LARGE), (75, 64), {}),
@@ -228,6 +229,7 @@ def test_weights_and_outputs_of_keras(name, network, size, options, keras):
         np.testing.assert_array_equal(np.asarray(v), old if v.path.endswith(kept) else 2 * old)
 
 
+@pytest.mark.standard_modes  # Keras adds its biases to more axes by itself
 def test_small_networks_in_keras(keras):
     K = keras.layers
     for network, shape, there in (

@@ -203,15 +203,15 @@ def test_feature_maps_that_do_not_do(made):
     params = {**params, "c1": {"kernel": params["c1"]["kernel"] * jnp.inf, "bias": params["c1"]["bias"]}}
     with pytest.raises(ValueError, match=r"the output of c1: got \d+ elements that are not finite"):
         plot.feature_maps(NET, params, state, x)
-    whirl = Activation(lambda x: x * 1j)
+    whirl = Activation(lambda x: jax.lax.complex(x, x))
     with pytest.raises(ValueError, match=r"the output of <lambda>.*: got complex64, accepted are real numbers"):
         plot.feature_maps(Sequential(whirl), {}, {}, x)
     with pytest.raises(ValueError, match=r"x: got complex64, accepted are real numbers"):
-        plot.feature_maps(Sequential(whirl), {}, {}, x * 1j)
+        plot.feature_maps(Sequential(whirl), {}, {}, np.asarray(x) * np.complex64(1j))
     with pytest.raises(ValueError, match=r"layer: got complex64 outputs, accepted are real ones"):
         plot.saliency(whirl, {}, {}, x)
     with pytest.raises(ValueError, match=r"image: got complex64, accepted are real numbers"):
-        plot.receptive_field(Conv(1, 3), x.shape, image=x[0] * 1j)
+        plot.receptive_field(Conv(1, 3), x.shape, image=np.asarray(x[0]) * np.complex64(1j))
 
 
 # Learning curves ---------------------------------------------------------------------------------------------

@@ -39,11 +39,12 @@ def _check_kernel(kind: str, shape: Shape, channels: Shape, kernel_size: int | S
     rank = len(shape) - 2
     free = isinstance(kernel_size, Sequence)  # then any number of batch axes is clear
     if x.ndim < rank + 1 or (x.ndim > rank + 2 and not free):
-        axes = f"[batch{', '.join(['', *'dhw'[-rank:]]) if 0 < rank < 4 else ', *spatial'}, channels]"
+        spatial = {0: "", 1: "length, ", 2: "height, width, ", 3: "depth, height, width, "}.get(rank, "*spatial, ")
+        free_by = "" if free else f"; with kernel_size={(kernel_size,) * rank} any number of them is accepted"
         raise ValueError(
-            f"x: got shape {x.shape} with {x.ndim} axes, accepted by this {kind}, whose window has {rank} axes, is "
-            f"{axes} with {rank + 2}, one for the batch. Reshape several batch axes into one, or use jax.vmap"
-            f"{'' if free else f'; with kernel_size={(kernel_size,) * rank} any number of them is accepted'}."
+            f"x: got shape {x.shape} with {x.ndim} axes, accepted by this {kind}, whose kernel has a window of {rank}, "
+            f"is [batch, {spatial}channels] with {rank + 2}, one for the batch. Reshape several batch axes into one, "
+            f"or use jax.vmap{free_by}."
         )
     if (free and rank != len(kernel_size)) or shape != (*per_axis(kernel_size, rank, "kernel_size"), *channels):
         raise ValueError(

@@ -120,10 +120,10 @@ def BatchNorm(
     # for x - c, and the gradients need two sums over x, of g and of g (x - c), where the plain formula has four.
     def apply(params, state, x, *, train=False, key=None):
         x = jnp.asarray(x)
-        own = _affine_params(params, "BatchNorm", x.shape[-1], use_scale, use_bias)
         running = {n: take(state, n, "BatchNorm", x.shape[-1:], "state") for n in ("mean", "var")}
         if train and 0 in x.shape:
             raise ValueError(f"x: got shape {x.shape}, accepted by BatchNorm in training is a batch with elements.")
+        own = _affine_params(params, "BatchNorm", x.shape[-1], use_scale, use_bias)
         dtype, wide = result_and_wide(x, [*own.values()], [*running.values()])
         x = x.astype(wide)
         if train:
