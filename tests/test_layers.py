@@ -743,3 +743,70 @@ def test_torch_default_has_torchs_range_for_kernel_and_bias():
         assert 0.99 * limit < np.abs(a).max() <= limit * (1 + 1e-6)
     for a in (theirs.bias.detach().numpy(), np.asarray(ours["bias"])):
         assert 0.8 * limit < np.abs(a).max() <= limit * (1 + 1e-6)
+
+
+# The tables of docs/porting.md -----------------------------------------------------------------------------
+def defaults(function, **names):
+    parameters = inspect.signature(function).parameters
+    return {own: parameters[there].default for own, there in names.items()}
+
+
+@pytest.mark.standard_modes  # Flax promotes by itself
+def test_defaults_of_other_libraries():
+    own = lambda make: defaults(make, epsilon="epsilon")["epsilon"]
+    norms = layers.BatchNorm, layers.LayerNorm, layers.GroupNorm
+    assert ([own(make) for make in norms], defaults(norms[0], m="momentum")["m"]) == ([1e-5, 1e-6, 1e-6], 0.99)
+    nn = pytest.importorskip("flax.linen")
+    assert [own(getattr(nn, make.__name__)) for make in norms] == [own(make) for make in norms]
+    assert defaults(nn.BatchNorm, m="momentum")["m"] == 0.99
+    assert defaults(nn.avg_pool, count="count_include_pad")["count"] is True
+    assert nn.avg_pool(jnp.ones((1, 4, 1)), (2,)).shape == (1, 3, 1)
+    assert defaults(nn.gelu, a="approximate")["a"] is True
+    eqx, hk = pytest.importorskip("equinox"), pytest.importorskip("haiku")
+    for make in norms:
+        for library in (eqx.nn, hk):
+            assert defaults(getattr(library, make.__name__), e="eps")["e"] == 1e-5
+    assert defaults(eqx.nn.BatchNorm, m="momentum")["m"] == 0.99
+
+
+@pytest.mark.standard_modes  # Keras promotes by itself
+def test_what_keras_does_by_default():
+    keras = pytest.importorskip("keras")
+    K = keras.layers
+    for there in (K.BatchNormalization, K.LayerNormalization, K.GroupNormalization):
+        assert defaults(there.__init__, e="epsilon")["e"] == 1e-3
+    assert defaults(K.BatchNormalization.__init__, m="momentum")["m"] == 0.99
+    assert defaults(K.LeakyReLU.__init__, s="negative_slope")["s"] == 0.3
+    assert defaults(keras.activations.gelu, a="approximate")["a"] is False
+    x = draw((2, 5, 4, 3))
+    pool = layers.AvgPool(3, strides=2, padding="SAME", count_include_pad=False)
+    want = K.AveragePooling2D(3, strides=2, padding="same")(x)
+    np.testing.assert_allclose(pool.apply({}, {}, x)[0], want, rtol=1e-5, atol=1e-6)
+    whole = np.array([[0, 0], [3, 7], [1, 2]], np.int32)
+    for dtype in (np.int32, np.uint8, np.bool_):
+        norm = K.BatchNormalization(epsilon=1e-5)
+        want = norm(whole.astype(dtype), training=True)
+        layer = layers.BatchNorm()
+        y, state = layer.apply(*layer.init(key, (None, 2)), whole.astype(dtype), train=True)
+        np.testing.assert_allclose(y, want, rtol=1e-5)
+        np.testing.assert_allclose(state["var"], norm.moving_variance, rtol=1e-5)
+
+
+@needs_torch
+def test_what_pytorch_does_by_default():
+    norm = torch.nn.BatchNorm1d(3)
+    assert (norm.momentum, norm.eps) == (0.1, 1e-5)
+    x = draw((10, 3))
+    norm(torch.from_numpy(x))
+    layer = layers.BatchNorm(momentum=0.9)
+    _, state = layer.apply(*layer.init(key, x.shape), x, train=True)
+    np.testing.assert_allclose(state["mean"], norm.running_mean.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(0.9 + (state["var"] - 0.9) * 10 / 9, norm.running_var.numpy(), rtol=1e-5)
+    x = draw((2, 4, 5, 3))
+    first = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    y, _ = layers.GroupNorm(1, epsilon=1e-5).apply({"scale": jnp.ones(3), "bias": jnp.zeros(3)}, {}, x)
+    want = np.moveaxis(torch.nn.functional.layer_norm(first, (3, 4, 5)).numpy(), 1, -1)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    pool = layers.AvgPool(3, strides=2, padding=1)
+    want = np.moveaxis(torch.nn.functional.avg_pool2d(first, 3, 2, 1).numpy(), 1, -1)
+    np.testing.assert_allclose(pool.apply({}, {}, x)[0], want, rtol=1e-5, atol=1e-6)

@@ -81,19 +81,20 @@ def BatchNorm(
     updated, ``running = momentum * running + (1 - momentum) * batch``; in inference the running ones are used.
 
     Args:
-        momentum: share of the running statistics that is kept at each step.
+        momentum: share of the running statistics that is kept at each step, 0 to 1; PyTorch's is 1 less this one.
         epsilon: added to the variance.
         use_scale: whether there is a scale.
         use_bias: whether there is a bias.
         axis_name: mapped axes (of `jax.shard_map` or `jax.vmap`) that the batch is spread over.
-        param_dtype: of parameters and state.
+        param_dtype: of the parameters; the state is float32 at least, since steps of it would vanish in 16 bits.
         name: of its parameters in a `Sequential`.
 
     Returns:
         A `Layer` with params ``{"scale", "bias"}`` and state ``{"mean", "var"}``.
 
     Raises:
-        ValueError: in apply, for parameters or state that do not fit.
+        ValueError: for a momentum or epsilon out of range; in apply, for parameters or state that do not fit.
+        TypeError: in training, for complex numbers where the state is real.
 
     >>> import jax
     >>> layer = BatchNorm(momentum=0.5)
