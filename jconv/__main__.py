@@ -124,8 +124,8 @@ def _calls(options: argparse.Namespace) -> list[Call]:
     """The calls of the layer that the options describe, with its batch axes in one."""
     o = options
     spec = ConvSpec(o.x, o.kernel, o.strides, o.padding, o.input_dilation, o.kernel_dilation, o.groups)
-    if min(o.x) < 1:
-        raise ValueError(f"x: got shape {o.x}, accepted are sizes of at least 1.")
+    if spec.is_empty:
+        raise ValueError(f"x and kernel: got shapes {o.x} and {o.kernel}, accepted are sizes of at least 1.")
     here = _cache.platform_of(_cache.this_device())
     platform = getattr(o, "platform", None) or here
     if platform == "gpu":

@@ -10,13 +10,14 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import _primitive, plugins
-from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role, accumulator, promoted
+from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role, accumulator, promoted, zeros
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
 from ._dtypes import as_array, broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
 from ._names import named
 from ._select import Selection, canonical, finish_result, resolve
 from ._spec import (
+    AxisPadding,
     ConvSpec,
     Padding,
     integer,
@@ -184,9 +185,11 @@ def conv(
         precision: as for `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result. By default that of the operands, and int32 for integers of
             8 or 16 bits. 16-bit floats are summed in float32 in every role, whatever the result's dtype.
-        algorithm: ``"auto"``, ``"portable"`` (the same without plug-ins: XLA's operations alone), ``"tuned"`` (what
-            `jconv.tune` measured as the fastest on this device, and ``"auto"`` where it measured nothing), a name, or
-            `jconv.Algorithms` with one for each role. The gradients use theirs.
+        algorithm: ``"auto"``; ``"portable"``, the same without plug-ins: XLA's operations alone; ``"direct"``, the same
+            among those that add up the products themselves, so that nothing is approximated and a NaN or an Inf of x
+            stays where the sum has it; ``"tuned"``, what `jconv.tune` measured as the fastest on this device, and
+            ``"auto"`` where it measured nothing; a name; or `jconv.Algorithms` with one for each role. The gradients
+            use theirs.
 
     Returns:
         ``[*batch, *output_spatial, out]``; `jconv.ConvSpec` tells the sizes beforehand.
@@ -220,12 +223,13 @@ def conv(
     return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation)
 
 
-def _transpose_size(entry, size, window, stride, output_padding, output_size, axis) -> int:
-    """The image length, along one axis, whose convolution has ``size`` outputs.
+def _transposed_axis(entry, size, window, stride, most, output_padding, output_size, axis) -> tuple[int, AxisPadding]:
+    """The image length, along one axis, whose convolution has ``size`` outputs, and the pads of that convolution.
 
     All of ``smallest ... smallest + stride - 1`` do; `output_padding` or `output_size` chooses among them. By
     default SAME and CAUSAL choose ``size * stride``, VALID at least that (the convention of lax, Flax and
-    Keras), and explicit pads the smallest (the convention of PyTorch).
+    Keras), and explicit pads the smallest (the convention of PyTorch). An `output_padding` of a stride and more, up to
+    `most`, takes whole strides off the high pad, so that there are as many outputs as before.
     """
     if entry in ("SAME", "SAME_LOWER", "CAUSAL"):
         smallest, default = (size - 1) * stride + 1, size * stride
@@ -233,24 +237,30 @@ def _transpose_size(entry, size, window, stride, output_padding, output_size, ax
         low, high = resolve_padding(entry, 0, window, stride)
         smallest = (size - 1) * stride + window - low - high
         default = max(smallest, size * stride) if entry == "VALID" else smallest
+    if size == 0:
+        smallest, default = max(0, smallest), max(0, default)
     chosen = default
     if output_padding is not None:
         chosen = smallest + output_padding
     if output_size is not None:
         chosen = output_size
-    if not smallest <= chosen < smallest + stride or chosen < 1:
+    largest = smallest + (most if output_padding is not None else stride - 1)
+    if not max(0, smallest) <= chosen <= largest:
         name, value = "padding", entry
         if output_padding is not None or output_size is not None:
             size_given = output_size is not None
             name, value = ("output_shape", output_size) if size_given else ("output_padding", output_padding)
-        first = max(smallest, 1)
-        sizes = f"{first} to {smallest + stride - 1}" if smallest + stride > 1 else "none at all"
+        sizes = f"{max(smallest, 0)} to {largest}" if largest >= 0 else "none at all"
         raise ValueError(
             f"{name}: got {value!r} along spatial axis {axis}, which asks for {chosen} elements; an output of {size} "
             f"with stride {stride}, a window that spans {window} and padding {entry!r} comes from images of "
-            f"{sizes} (output_padding 0 to {stride - 1})."
+            f"{sizes} (output_padding 0 to {most})."
         )
-    return chosen
+    beyond = (chosen - smallest) // stride * stride
+    if not beyond:
+        return chosen, entry
+    low, high = resolve_padding(entry, chosen - beyond, window, stride)
+    return chosen, (low, high - beyond)
 
 
 @named
@@ -288,7 +298,8 @@ def conv_transpose(
             with explicit pads ``(size - 1) stride + span - low - high``, the smallest possible.
         padding_mode: as for `conv`, of the convolution that is transposed; what it took from beyond an edge is added
             where it was taken from.
-        output_padding: elements more than the smallest possible size, 0 to stride - 1, for each spatial axis.
+        output_padding: elements more than the smallest possible size, for each spatial axis; less than the stride or
+            the dilation, whichever is larger.
         output_shape: the spatial sizes of the output, instead of `output_padding`.
         kernel_dilation: distance between taps, in elements.
         feature_group_count: number of groups.
@@ -349,21 +360,27 @@ def conv_transpose(
         else per_axis(sequence(output_shape, "output_shape"), rank, "output_shape")
     )
     batch = x.shape[: x.ndim - rank - 1]
-    space = tuple(
-        _transpose_size(entries[i], x.shape[len(batch) + i], span(kernel.shape[i], dilation[i]), steps[i],
-                        extra[i], sizes[i], i)
-        for i in range(rank)
-    )  # fmt: skip
+    image = x.shape[len(batch) : -1]
+    axes = [
+        _transposed_axis(entry, n, span(k, d), s, max(s, d) - 1, e, size, i)
+        for i, (entry, n, k, d, s, e, size) in enumerate(
+            zip(entries, image, kernel.shape[:-2], dilation, steps, extra, sizes, strict=True)
+        )
+    ]
+    shape = (*batch, *(n for n, _ in axes), kernel.shape[-2] * groups)
+    given = _bias(bias, shape[-1], out_dtype, x.dtype, kernel.dtype)
+    if 0 in image:  # a sum of nothing, whatever convolution it may have come from
+        return finish_result(zeros(shape, out_dtype, x, kernel), Finish(given))
     spec = ConvSpec(
-        (*batch, *space, kernel.shape[-2] * groups),
+        shape,
         kernel.shape,
         strides=steps,
-        padding=entries,
+        padding=[pads for _, pads in axes],
         kernel_dilation=dilation,
         feature_group_count=groups,
     )
     y = _input_grad(x, kernel, spec, padding_mode, algorithm, precision, out_dtype)
-    return finish_result(y, Finish(_bias(bias, y.shape[-1], out_dtype, x.dtype, kernel.dtype)))
+    return finish_result(y, Finish(given))
 
 
 @named
@@ -691,7 +708,7 @@ def select_algorithm(
 
 
 def algorithms() -> tuple[str, ...]:
-    """The names that `algorithm` accepts beside ``"auto"``, ``"portable"`` and ``"tuned"``, in their order.
+    """The names that `algorithm` accepts beside ``"auto"``, ``"portable"``, ``"direct"`` and ``"tuned"``, in order.
 
     Each may have reductions before it, as in ``"unfold+xla"``: `python -m jconv algorithms` lists both.
 

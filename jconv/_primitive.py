@@ -32,6 +32,7 @@ import operator
 from typing import Any
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 from jax.extend.core import ClosedJaxpr as ClosedJaxpr
 from jax.extend.core import Jaxpr as Jaxpr
@@ -40,9 +41,9 @@ from jax.extend.core import Primitive
 from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
-from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role, promoted
+from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role, promoted, zeros
 from ._dtypes import broadcast_bias, keeps_64_bits
-from ._select import check, finish_result, refusal, resolve
+from ._select import check, choice, finish_result, refusal, resolve
 from ._select import run as run_plan
 from ._spec import ConvSpec
 
@@ -114,19 +115,27 @@ def _abstract_eval(a, b, *bias, spec, role, out_dtype, **_):
 
 @finished_p.def_impl
 @conv_p.def_impl
-@functools.partial(jax.jit, static_argnames=("spec", "role", "algorithms", "precision", "out_dtype", "activation"))
 def _impl(a, b, *bias, **params):
-    # Not conv_p.bind, which would come back here under jax.disable_jit. Every branch is traced, so only those that the
-    # algorithm covers are there.
+    """Compiles and runs the call, anew where another plan is chosen by now."""
     name = params["algorithms"].role(params["role"])
-    call = Call(params["spec"], params["role"], a.dtype, params["out_dtype"], params["precision"])
-    able = [platform for platform in PLATFORMS if refusal(name, call._replace(platform=platform)) is None]
+    call = Call(params["spec"], params["role"], np.dtype(a.dtype), params["out_dtype"], params["precision"])
+    calls = {platform: call._replace(platform=platform) for platform in PLATFORMS}
+    # Every branch is traced, so only those that the algorithm covers are there.
+    able = tuple((p, choice(name, there)) for p, there in calls.items() if refusal(name, there) is None)
+    return _compiled(a, b, *bias, able=able, **params)
+
+
+# Not conv_p.bind inside, which would come back here under jax.disable_jit.
+@functools.partial(
+    jax.jit, static_argnames=("able", "spec", "role", "algorithms", "precision", "out_dtype", "activation")
+)
+def _compiled(a, b, *bias, able, **params):
     return jax.lax.platform_dependent(
         a,
         b,
         *bias,
         default=functools.partial(_run, None, **params),
-        **{platform: functools.partial(_run, platform, **params) for platform in able},
+        **{platform: functools.partial(_run, platform, **params) for platform, _ in able},
     )
 
 
@@ -148,8 +157,8 @@ def _run(
     call = Call(spec, role, a.dtype, out_dtype, precision, platform, portable)
     name = resolve(algorithms.role(role), call).name
     with jax.named_scope(f"jconv.{role}.{name}"), keeps_64_bits(a.dtype, out_dtype):
-        if any(isinstance(n, int) and n == 0 for n in (*a.shape, *b.shape)):
-            return finish_result(jnp.zeros(shape_of(RESULT[role], spec), out_dtype), finish)  # an empty sum
+        if spec.is_empty:
+            return finish_result(zeros(shape_of(RESULT[role], spec), out_dtype, a, b), finish)
         return run_plan(name, a, b, call, finish)
 
 
@@ -269,7 +278,7 @@ def _batch(args, dims, *, spec, role, activation=None, **params):
     batched = [i for i in (0, 1) if dims[i] is not None]
     size = args[batched[0]].shape[dims[batched[0]]]
     if size == 0:  # a kernel axis cannot be folded to nothing, and there is nothing to compute
-        return jnp.zeros((0, *shape_of(result, spec)), params["out_dtype"]), 0
+        return zeros((0, *shape_of(result, spec)), params["out_dtype"], *args), 0
     index = "g" if len(batched) == 2 else SHARED[frozenset((operands[batched[0]], result))]
     if index != "b" and not isinstance(size, int):
         raise ValueError(

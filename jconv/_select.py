@@ -2,8 +2,8 @@
 
 A plan is the name of an algorithm, with the reductions that lead to it before it: "fold+matmul" writes the convolution
 as another one by `fold` and computes that one by `matmul`. "auto" prices every plan and takes the cheapest;
-"portable" does so without plug-ins. "tuned" takes what `tune` measured as the fastest on this device, and where
-nothing was measured what "auto" takes.
+"portable" does so without plug-ins, "direct" among those that compute the sum itself. "tuned" takes what `tune`
+measured as the fastest on this device, and where nothing was measured what "auto" takes.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ._algorithms.base import (
     Call,
     Finish,
     Reduced,
+    Reduction,
     Work,
     reduced_call,
     through,
@@ -42,7 +43,7 @@ MAX_REDUCTIONS = 2
 # it that moves images: a forecast is not a measurement.
 MARGIN, REDUCTION_MARGIN = 1.2, 1.2
 SEPARATOR = "+"
-CHOOSERS = ("auto", "portable", "tuned")  # names that stand for a plan
+CHOOSERS = ("auto", "portable", "direct", "tuned")  # names that stand for a plan
 
 # Seconds for one unit of `Work` on a CPU. Only their ratios matter to the choice. Measured on two AVX-512 cores
 # (docs/algorithms.md); other CPUs differ far less in the ratios than algorithms differ in the units.
@@ -99,10 +100,12 @@ def canonical(algorithm: str | Algorithms) -> Algorithms:
 
 
 def refusal(name: str, call: Call) -> str | None:
-    """Why the named plan does not cover the call, or None where it does."""
+    """Why the named plan does not cover the call, or None where it does. Sums of nothing are covered by all."""
     if name in CHOOSERS:
         return None
     reductions, algorithm = parts_of(name)
+    if call.spec.is_empty:
+        return None
     for reduction in reductions:
         if why := REDUCTIONS[reduction].supports(call):
             return why
@@ -173,11 +176,16 @@ def candidates(call: Call) -> list[Plan]:
     """The plans that "auto" and `tune` may take, the cheapest forecast first."""
     bound = MAX_WORKSPACE_RATIO * operand_bytes(call)
     exact = _wants_exact(call.precision)
-    able = [p for p in plans(call) if p.work.workspace <= bound and (p.exact or not exact)]
+    fits = lambda p: (p.exact or not (exact or call.direct)) and (p.local or not call.direct)
+    able = [p for p in plans(call) if p.work.workspace <= bound and fits(p)]
     return sorted(able, key=lambda plan: plan.seconds)
 
 
-@functools.lru_cache(maxsize=4096)
+def table() -> tuple[Algorithm | Reduction, ...]:
+    """All that plans are made of by now; a choice holds for as long as this is the same."""
+    return *algorithms().values(), *REDUCTIONS.values()
+
+
 def select(call: Call) -> Selection:
     """What "auto" stands for in this call.
 
@@ -186,7 +194,16 @@ def select(call: Call) -> Selection:
     forecast to be faster than `xla` by `MARGIN` and more. Plans beyond `MAX_WORKSPACE_RATIO` are never
     taken, and inexact ones not where `precision` asks for more than the default.
     """
+    return _select(call, table())
+
+
+@functools.lru_cache(maxsize=4096)
+def _select(call: Call, known: tuple[Algorithm | Reduction, ...]) -> Selection:
+    """The same, remembered for one call and one table, which it reads through `plans`."""
+    del known
     spec = call.spec
+    if spec.is_empty:
+        return Selection("xla", "there is nothing to compute")
     if spec.rank == 0:
         return Selection("matmul", "without spatial axes it is a matrix product")
     if call.platform != "cpu":
@@ -195,8 +212,6 @@ def select(call: Call) -> Selection:
         )
     if not isinstance(spec.batch_shape[0], int):  # symbolic: the choice is that of one example
         call = call._replace(spec=spec.replace(x_shape=(1, *spec.x_shape[1:])))
-    if math.prod(call.spec.x_shape) == 0:
-        return Selection("xla", "there is nothing to compute")
     ranked = candidates(call)
     xla = next(plan for plan in ranked if plan.name == "xla")
     best = min(ranked, key=lambda plan: plan.seconds * plan.margin)
@@ -242,12 +257,19 @@ def tuned(call: Call) -> Selection:
 
 def resolve(name: str, call: Call) -> Selection:
     """The plan that runs when ``name`` is asked for."""
-    if name in ("auto", "portable"):
-        return select(call._replace(portable=call.portable or name == "portable"))
+    if name in ("auto", "portable", "direct"):
+        return select(call._replace(portable=call.portable or name == "portable", direct=name == "direct"))
     if name == "tuned":
         return tuned(call)
     check(name, call)
     return Selection(name, "asked for by name")
+
+
+def choice(name: str, call: Call) -> tuple[str, tuple[Algorithm | Reduction, ...]]:
+    """The plan that runs and what it is made of: what a compiled program depends on beside the call itself."""
+    plan = resolve(name, call).name
+    reductions, algorithm = parts_of(plan)
+    return plan, (*(REDUCTIONS[reduction] for reduction in reductions), algorithm)
 
 
 # Running -------------------------------------------------------------------------------------------------

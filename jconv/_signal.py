@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
+from jax import lax
 from jax import numpy as jnp
 
+from ._algorithms.base import accumulator, zeros
 from ._conv import conv
 from ._dtypes import as_array, mixed
 from ._names import named
@@ -41,6 +44,31 @@ def _covers(a, b) -> bool:
     return all(n >= k for n, k in zip(a.shape, b.shape, strict=True))
 
 
+def _sums(image, kernel, **options):
+    """The correlation of two signals, as a convolution of one channel."""
+    return conv(image[..., None], kernel[..., None, None], **options)[..., 0]
+
+
+def _term_by_term(image, kernel, padding):
+    """The same without padding: for each tap, what it meets of the image is added to where it belongs.
+
+    All of ``n + k - 1`` outputs are summed, and those that are not wanted cut off.
+    """
+    dtype, wide = image.dtype, accumulator(image.dtype)
+    image, taps = image.astype(wide), kernel.astype(wide).reshape(-1)
+    full = tuple(n + k - 1 for n, k in zip(image.shape, kernel.shape, strict=True))
+
+    def add(i, total):
+        at = jnp.unravel_index(i, kernel.shape)
+        begin = tuple(jnp.asarray(k - 1, i.dtype) - t for k, t in zip(kernel.shape, at, strict=True))
+        here = lax.dynamic_slice(total, begin, image.shape) + image * taps[i]
+        return lax.dynamic_update_slice(total, here, begin)
+
+    total = lax.fori_loop(0, taps.size, add, zeros(full, wide, image, taps))
+    ends = [(low - (k - 1), high - (k - 1), 0) for (low, high), k in zip(padding, kernel.shape, strict=True)]
+    return lax.pad(total, jnp.zeros((), wide), ends).astype(dtype)
+
+
 @named
 def convolve(
     in1: jax.typing.ArrayLike,
@@ -59,8 +87,9 @@ def convolve(
         in2: of shape ``[K, ...]``, with as many axes.
         mode: ``"full"``, every n for which there is a term; ``"same"``, the N of them in the middle; ``"valid"``, those
             that no end of either signal cuts short.
-        method: ``"direct"``, the sum; ``"fft"``, products of spectra (floats and complex numbers, up to 3 axes);
-            ``"auto"``, what is forecast to be faster (`select_algorithm`).
+        method: ``"direct"``, the sum, which a NaN or an Inf reaches only as one of its terms; ``"fft"``, products of
+            spectra (floats and complex numbers, up to 3 axes), where it reaches all; ``"auto"``, what is forecast to be
+            faster (`select_algorithm`), where it may reach more than it should.
         precision: as for `jax.lax.conv_general_dilated`; HIGH and HIGHEST keep ``"auto"`` from inexact algorithms.
 
     Returns:
@@ -99,19 +128,18 @@ def convolve(
     dtype = in1.dtype
     if dtype == jnp.bool_:
         image, kernel = image.astype(jnp.uint8), kernel.astype(jnp.uint8)
-    algorithm = method if method == "fft" else "auto"
     if method == "direct" and precision is None:
-        precision = "highest"  # which leaves out what only approximates the sum
-    elif method == "direct":
-        algorithm = "xla"
-    y = conv(
-        image[..., None],
-        jnp.flip(kernel)[..., None, None],
-        padding=padding,
-        precision=precision,
-        algorithm=algorithm,
+        precision = "highest"
+    sums = functools.partial(
+        _sums, padding=padding, precision=precision, algorithm={"direct": "direct", "fft": "fft"}.get(method, "auto")
     )
-    y = y[..., 0]
+    kernel = jnp.flip(kernel)
+    if method == "direct" and any(map(any, padding)) and jnp.issubdtype(dtype, jnp.inexact):
+        # Where an element of the kernel meets padding there is no term, but zero times infinity is none.
+        finite = jnp.all(jnp.isfinite(kernel))
+        y = lax.cond(finite, sums, functools.partial(_term_by_term, padding=padding), image, kernel)
+    else:
+        y = sums(image, kernel)
     return y != 0 if dtype == jnp.bool_ else y.astype(dtype)
 
 

@@ -178,7 +178,8 @@ def _kernel_shape(shape: Sequence[int]) -> tuple[int, ...]:
         raise ValueError(
             f"kernel: got shape {shape}, accepted is [*window, in // feature_group_count, out], at least two axes."
         )
-    return tuple(integer(k, f"kernel.shape[{i}]", minimum=1) for i, k in enumerate(shape))
+    least = (1,) * (len(shape) - 2) + (0, 0)
+    return tuple(integer(k, f"kernel.shape[{i}]", minimum=m) for i, (k, m) in enumerate(zip(shape, least, strict=True)))
 
 
 def _x_shape(shape: Sequence[int], kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -234,9 +235,14 @@ class Axis(NamedTuple):
     d: int
 
     @property
-    def o(self) -> int:
+    def fits(self) -> int:
         """Output positions; below 1 where the window does not fit."""
         return (span(self.n, self.q) + self.lo + self.hi - span(self.k, self.d)) // self.s + 1
+
+    @property
+    def o(self) -> int:
+        """Output positions."""
+        return max(0, self.fits)
 
     def phases(self, result: str) -> Phases:
         """The pairs (o, p) of the relation, as arithmetic progressions; `result` is "o" or "p", what is summed into.
@@ -310,8 +316,8 @@ class ConvSpec:
         A frozen, hashable description.
 
     Raises:
-        ValueError: for shapes that do not fit each other, or an output without a position; the message names
-            the argument, what was given and what is accepted.
+        ValueError: for shapes that do not fit each other, or an image that has elements and an output without a
+            position; the message names the argument, what was given and what is accepted.
 
     >>> spec = ConvSpec((25, 25, 1), (3, 3, 1, 12), padding="VALID")
     >>> spec.output_shape, spec.num_weights, spec.num_parameters
@@ -360,11 +366,12 @@ class ConvSpec:
         for field, value in zip(dataclasses.fields(self), fields, strict=True):
             object.__setattr__(self, field.name, value)
         for i, axis in enumerate(self.axes):
-            if axis.o < 1:
+            padded = span(axis.n, axis.q) + axis.lo + axis.hi
+            if axis.fits < 1 and (axis.n > 0 or padded < 0):  # an image of nothing may have outputs of nothing
                 raise ValueError(
                     f"x, kernel, padding: along spatial axis {i} the image spans {span(axis.n, axis.q)} and padding "
-                    f"{pads[i]} makes that {span(axis.n, axis.q) + axis.lo + axis.hi}, but the window spans "
-                    f"{span(axis.k, axis.d)}, so the output would have {axis.o} positions; accepted is at least 1. "
+                    f"{pads[i]} makes that {padded}, but the window spans {span(axis.k, axis.d)}, so the output would "
+                    f"have {axis.fits} positions; accepted is at least 1. "
                     "Pad more, or use a smaller window or kernel_dilation."
                 )
 
@@ -451,6 +458,11 @@ class ConvSpec:
         """How many elements of the (dilated) image one output spans, for each spatial axis."""
         return tuple(span(axis.k, axis.d) for axis in self.axes)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether image, kernel or output has no elements; all three roles are then sums of nothing."""
+        return any(isinstance(n, int) and n == 0 for n in (*self.x_shape, *self.kernel_shape, *self.output_spatial))
+
     # Roles -----------------------------------------------------------------------------------------------
     def replace(self, **changes: Any) -> ConvSpec:
         """The same geometry with some fields changed."""
@@ -463,7 +475,7 @@ class ConvSpec:
         Solving ``p q = o s + t d - lo`` for ``o`` gives ``o s = p q + (k - 1 - t) d - ((k - 1) d - lo)``: again a
         convolution, over g, with the window reversed, strides and input dilation exchanged, and
         ``lo' = (k - 1) d - lo``. ``hi'`` is what makes its output exactly as long as x. The channels of each
-        group are exchanged in the kernel: ``[*window, out // groups, in]``.
+        group are exchanged in the kernel: ``[*window, out // groups, in]``. Nothing may be empty.
         """
         return ConvSpec(
             self.output_shape,

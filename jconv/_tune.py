@@ -270,7 +270,7 @@ def tuned(call: Call, limit: int, rounds: int) -> Tuned:
     measured, note = Measured({}, {}), ""
     if _cache.is_symbolic(call):
         note = "skipped, because its batch has no size yet; give arrays of the sizes that will run"
-    elif math.prod(call.spec.x_shape) == 0:
+    elif call.spec.is_empty:
         note = "skipped, because there is nothing to compute"
     else:
         measured = measure(call, names_for(call, limit), rounds)
@@ -334,8 +334,8 @@ def tune(
     record's `note` says so.
 
     The choices are kept in a file and hold for the shapes, dtypes and precision, the device, and the versions of
-    jax, jaxlib and jconv that they were measured with. They are looked up when a call is lowered: a function that was
-    compiled before, an eager call of the same shapes included, keeps its algorithm until `jax.clear_caches`. Processes
+    jax, jaxlib and jconv that they were measured with. They are looked up when a call is compiled, and by every call
+    outside jit: a jitted function that was compiled before keeps its algorithm until `jax.clear_caches`. Processes
     that run one program together must read the same file, for they must compile the same. What is measured is a
     compiled call by itself, its dispatch included, which is most of a call under 0.1 ms.
 

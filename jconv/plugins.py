@@ -74,7 +74,7 @@ def _loaded(point: metadata.EntryPoint) -> Plugin:
         algorithm = point.load()()
         if not isinstance(algorithm, Algorithm):
             raise TypeError(f"{point.value} gave {algorithm!r}, accepted is a jconv.plugins.Algorithm")
-        taken = (*ALGORITHMS, *REDUCTIONS, "auto", "portable", "tuned")
+        taken = (*ALGORITHMS, *REDUCTIONS, "auto", "portable", "direct", "tuned")
         if algorithm.name in taken or not algorithm.name.isidentifier():
             raise ValueError(f"its name is {algorithm.name!r}, accepted is an identifier other than {', '.join(taken)}")
     except Exception as error:  # whatever a stranger's package raises

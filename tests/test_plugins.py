@@ -9,9 +9,9 @@ import pytest
 from jax import numpy as jnp
 
 import jconv
-from jconv import _select, plugins
+from jconv import plugins
 from jconv.__main__ import main
-from jconv._algorithms import xla
+from jconv._algorithms import ALGORITHMS, xla
 from jconv.plugins import Algorithm, Work
 
 X, K = jnp.linspace(-1, 1, 2 * 9 * 8 * 3).reshape(2, 9, 8, 3), jnp.linspace(1, 2, 3 * 3 * 3 * 4).reshape(3, 3, 3, 4)
@@ -34,7 +34,6 @@ def free(**changes):
 @pytest.fixture
 def found(monkeypatch):
     """Makes functions the entry points that are found."""
-    caches = (plugins.plugins, _select.select)
     monkeypatch.delenv("JCONV_PLUGINS", raising=False)
 
     def set_up(**makers):
@@ -45,13 +44,11 @@ def found(monkeypatch):
 
         points = [point(name, make) for name, make in makers.items()]
         monkeypatch.setattr(plugins.metadata, "entry_points", lambda group: points if group == plugins.GROUP else [])
-        for cache in caches:
-            cache.cache_clear()
+        plugins.plugins.cache_clear()
 
     yield set_up
     monkeypatch.undo()
-    for cache in caches:
-        cache.cache_clear()
+    plugins.plugins.cache_clear()
 
 
 def lowered(fn, *args):
@@ -120,3 +117,35 @@ def test_switched_off(found, monkeypatch):
     found(theirs=broken, ours=free)
     assert "mine" not in jconv.algorithms()
     assert jconv.select_algorithm(X.shape, K.shape, platform="cpu").name != "mine"
+
+
+def test_an_algorithm_that_is_registered_later_is_considered_and_one_that_is_gone_is_not(monkeypatch):
+    """After "auto" was asked for the same call, and ran it, outside jit and inside."""
+    ran = []
+
+    def counted(name):
+        def forward(x, kernel, call):
+            ran.append(name)
+            return xla.forward(x, kernel, call)
+
+        return free(forward=forward, portable=True)
+
+    choose = lambda: jconv.select_algorithm(X.shape, K.shape, platform="cpu").name
+    before, want = choose(), jconv.conv(X, K)
+    assert before != "mine"
+    for name in ("first", "second"):  # under the same name, too
+        monkeypatch.setitem(ALGORITHMS, "mine", counted(name))
+        assert choose() == "mine"
+        ran.clear()
+        np.testing.assert_allclose(jconv.conv(X, K), want, rtol=1e-4, atol=1e-4)
+        assert set(ran) == {name}
+        jconv.conv(X, K)
+        assert ran.count(name) == len(ran)
+        assert "jconv.forward.mine" in lowered(lambda x, k: jconv.conv(x, k), X, K)
+    monkeypatch.delitem(ALGORITHMS, "mine")
+    assert choose() == before
+    ran.clear()
+    np.testing.assert_array_equal(jconv.conv(X, K), want)
+    assert not ran
+    with pytest.raises(ValueError, match="algorithm: got 'mine'"):
+        jconv.conv(X, K, algorithm="mine")

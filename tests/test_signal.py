@@ -58,6 +58,7 @@ def test_more_than_three_dimensions_scalars_and_nothing():
     assert (jconv.convolve(np.array([True, False]), np.array([True, True])) == np.array([True, True, False])).all()
 
 
+@pytest.mark.standard_modes  # float32 beside int8
 def test_mixed_dtypes_and_gradients():
     a, b = drawn((9,), "float32", 0), drawn((4,), "int8", 1)
     got = jconv.convolve(a, b)
@@ -74,6 +75,43 @@ def test_a_long_filter_takes_spectra():
     a, b = drawn((4_000,), "float32", 0), drawn((3_000,), "float32", 1)
     want = np.convolve(a.astype("float64"), b.astype("float64"))
     np.testing.assert_allclose(jconv.convolve(a, b), want, rtol=1e-4, atol=1e-3)
+
+
+def summed(a, b, mode):
+    """The definition: every term that there is, added where it belongs."""
+    full = np.zeros([n + k - 1 for n, k in zip(a.shape, b.shape, strict=True)], np.result_type(a, b))
+    with np.errstate(invalid="ignore"):
+        for at in np.ndindex(b.shape):
+            full[tuple(slice(t, t + n) for t, n in zip(at, a.shape, strict=True))] += a * b[at]
+    lengths = {"full": full.shape, "same": a.shape,
+               "valid": [abs(n - k) + 1 for n, k in zip(a.shape, b.shape, strict=True)]}[mode]  # fmt: skip
+    starts = [(m - n) // 2 for m, n in zip(full.shape, lengths, strict=True)]
+    return full[tuple(slice(s, s + n) for s, n in zip(starts, lengths, strict=True))]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("dtype", "shapes"), [("float32", ((1000,), (200,))), ("float32", ((12,), (50,))),
+                                              ("complex64", ((20,), (6,))), ("bfloat16", ((9, 8), (3, 4)))])  # fmt: skip
+def test_a_non_finite_element_is_in_its_own_terms_alone(dtype, shapes, bad):
+    for which, mode in itertools.product((0, 1), ("full", "same", "valid")):
+        a, b = (np.ones(shape, "complex64" if dtype == "complex64" else "float32") for shape in shapes)
+        (a, b)[which][tuple(n // 3 for n in shapes[which])] = bad
+        want = summed(a, b, mode)
+        got = np.asarray(jconv.convolve(jnp.asarray(a, dtype), jnp.asarray(b, dtype), mode, "direct"))
+        np.testing.assert_array_equal(np.isfinite(got.astype(want.dtype)), np.isfinite(want), err_msg=f"{which} {mode}")
+        other = jconv.correlate(jnp.asarray(a, dtype), jnp.asarray(np.flip(b).conj(), dtype), mode, "direct")
+        np.testing.assert_array_equal(np.isfinite(np.asarray(other).astype(want.dtype)), np.isfinite(want))
+
+
+def test_gradients_of_direct_are_those_of_the_sum_on_either_way():
+    a, b = drawn((30,), "float32", 0), drawn((7,), "float32", 1)
+    loss = lambda a, b, method: jnp.sum(jconv.convolve(a, b, "same", method)[:10] ** 2)
+    want = jax.grad(loss, (0, 1))(a, b, "auto")
+    np.testing.assert_allclose(jax.grad(loss, (0, 1))(a, b, "direct")[0], want[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.grad(loss, (0, 1))(a, b, "direct")[1], want[1], rtol=1e-4, atol=1e-4)
+    b[6] = np.inf  # which meets a[0], at output 3 after the cut, and everything behind it
+    assert np.isfinite(jconv.convolve(a, b, "same", "direct")[:3]).all()
+    assert not np.isfinite(jconv.convolve(a, b, "same", "direct")[3:]).any()
 
 
 @pytest.mark.parametrize("precision", [None, "default"])

@@ -17,7 +17,7 @@ from jax import lax
 from jax import numpy as jnp
 
 import jconv
-from jconv import _cache, _select, _tune
+from jconv import _cache, _primitive, _select, _tune
 from jconv._algorithms.base import ROLES
 from tests.cases import CASES
 
@@ -325,22 +325,25 @@ def test_a_choice_that_cannot_be_taken_is_ignored_and_said(name, precision, why)
     jconv.conv(jnp.ones(spec.x_shape), jnp.ones(spec.kernel_shape), algorithm="tuned", **options)
 
 
-@pytest.mark.parametrize("wrap", [jax.jit, lambda fn: fn], ids=["jit", "eager"])
-def test_what_was_compiled_before_keeps_its_choice(wrap, monkeypatch):
-    taken = []
-    tuned = _select.tuned
-    monkeypatch.setattr(_select, "tuned", lambda call: taken.append(tuned(call).name) or tuned(call))
-    (x, k), fn = map(jnp.ones, SHAPES), wrap(lambda x, k: jconv.conv(x, k, algorithm="tuned"))
+def test_what_was_compiled_before_keeps_its_choice_and_an_eager_call_takes_the_new_one(monkeypatch):
+    ran = []
+    plan = _primitive.run_plan
+    monkeypatch.setattr(_primitive, "run_plan", lambda name, *args: ran.append(name) or plan(name, *args))
+    fn = lambda x, k: jconv.conv(x, k, algorithm="tuned")
+    compiled, (x, k) = jax.jit(fn), map(jnp.ones, SHAPES)
     jax.clear_caches()
-    fn(x, k)
-    count = len(taken)
-    assert count
-    _cache.remember({call_of(): choice("einsum")})
-    fn(x, k)
-    assert len(taken) == count
+    compiled(x, k), fn(x, k)
+    assert "einsum" not in ran
+    for name in ("einsum", "xla", "einsum"):
+        _cache.remember({call_of(): choice(name)})
+        ran.clear()
+        compiled(x, k)
+        assert not ran  # nothing was compiled
+        np.testing.assert_array_equal(fn(x, k), jconv.conv(x, k, algorithm=name))
+        assert jconv.select_algorithm(x.shape, k.shape, algorithm="tuned").name == name
     jax.clear_caches()
-    fn(x, k)
-    assert "einsum" in taken[count:]
+    compiled(x, k), fn(x, k)
+    assert "einsum" in ran
 
 
 # The file ------------------------------------------------------------------------------------------------

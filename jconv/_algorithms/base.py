@@ -45,7 +45,8 @@ class Call(NamedTuple):
     `spec` has exactly one batch axis. Both operands have dtype `dtype`; products are summed in `accumulator`,
     and the result, whatever dtype an algorithm returns it in, is rounded to `out_dtype` once. `platform` is
     "cpu", "cuda", "rocm", "tpu", or None while it is not known (at trace time). `portable`: the program will run
-    elsewhere (`jax.export`), so it is made of XLA's own operations alone.
+    elsewhere (`jax.export`), so it is made of XLA's own operations alone. `direct`: "auto" is to take what computes the
+    sum itself, exact and local.
     """
 
     spec: ConvSpec
@@ -55,6 +56,7 @@ class Call(NamedTuple):
     precision: Any = None
     platform: str | None = None
     portable: bool = False
+    direct: bool = False
 
     @property
     def accumulator(self) -> np.dtype:
