@@ -47,8 +47,8 @@ def _orbax() -> tuple[Any, Any]:
 class _PatientLoop(asyncio.SelectorEventLoop):
     """An event loop that waits at its end for all that was begun in it.
 
-    orbax closes its loops at the first error. tensorstore's threads then still write the other arrays, into a folder that
-    is being deleted, and each of them prints that the loop is closed.
+    orbax closes its loops at the first error. tensorstore's threads then still write the other arrays, into a folder
+    that is being deleted, and each of them prints that the loop is closed.
     """
 
     def close(self) -> None:
