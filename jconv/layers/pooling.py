@@ -8,19 +8,19 @@ from collections.abc import Callable, Sequence
 import jax
 
 from .. import _pool
-from .._spec import ConvSpec, Padding, nearest, per_axis
+from .._spec import ConvSpec, Padding, nearest
 from .base import Geometry, Layer, looks_at, stateless, tagged, window_of
 
 
-def _pool_layer(kind, function, window_shape, strides, padding, name, **options) -> Layer:
+def _pool_layer(kind, function, window_shape, strides, padding, ceil_mode, name, **options) -> Layer:
     def fn(x):
         window = window_of(window_shape, x.shape, "window_shape")
-        return function(x, window, strides=strides, padding=padding, **options)
+        return function(x, window, strides=strides, padding=padding, ceil_mode=ceil_mode, **options)
 
     def geometry(input_shape):
         window = window_of(window_shape, input_shape, "window_shape")
-        steps = window if strides is None else per_axis(strides, len(window), "strides")
-        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=steps, padding=padding)
+        each = _pool.windows(input_shape, window, strides, padding, ceil_mode)
+        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=each.strides, padding=each.reach)
         outputs = math.prod(layer.output_shape(input_shape)[1:])
         return Geometry(connections=outputs * math.prod(window), **looks_at(spec.axes))
 
@@ -33,6 +33,7 @@ def MaxPool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     name: str | None = None,
 ) -> Layer:
     """The largest element of each window: y[b, o, c] = max_t x[b, o s + t, c].
@@ -41,6 +42,7 @@ def MaxPool(
         window_shape: the window; one integer, or one for each spatial axis.
         strides: step between windows; by default the window.
         padding: as for `jconv.max_pool`.
+        ceil_mode: as for `jconv.max_pool`.
         name: in a `Sequential`.
 
     Returns:
@@ -55,7 +57,7 @@ def MaxPool(
     References:
         `jconv.max_pool`.
     """
-    return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, name)
+    return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, ceil_mode, name)
 
 
 def AvgPool(
@@ -63,6 +65,7 @@ def AvgPool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
     name: str | None = None,
 ) -> Layer:
@@ -72,6 +75,7 @@ def AvgPool(
         window_shape: the window; one integer, or one for each spatial axis.
         strides: step between windows; by default the window.
         padding: as for `jconv.avg_pool`.
+        ceil_mode: as for `jconv.avg_pool`.
         count_include_pad: as for `jconv.avg_pool`.
         name: in a `Sequential`.
 
@@ -88,7 +92,7 @@ def AvgPool(
         `jconv.avg_pool`.
     """
     return _pool_layer(
-        "AvgPool", _pool.avg_pool, window_shape, strides, padding, name, count_include_pad=count_include_pad
+        "AvgPool", _pool.avg_pool, window_shape, strides, padding, ceil_mode, name, count_include_pad=count_include_pad
     )
 
 
