@@ -394,6 +394,12 @@ def test_dtypes_that_parameters_cannot_have(make):
 MAKERS = [v for module in (layers, models) for name, v in vars(module).items() if hasattr(v, "__wrapped__")]
 
 
+def test_every_public_function_that_makes_layers_is_a_constructor():
+    public = [v for module in (layers, models) for v in vars(module).values() if inspect.isfunction(v)]
+    assert set(MAKERS) == {v for v in public if inspect.signature(v).return_annotation in ("Layer", layers.Layer)}
+    assert len(MAKERS) > 25
+
+
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 def test_names_of_other_libraries(make):
     own = list(inspect.signature(make).parameters)

@@ -533,7 +533,8 @@ def ConvTranspose(
             **geometry_options,
         )
         biases = math.prod(out[1:]) if use_bias else 0
-        return Geometry(connections=spec.macs + biases, macs=spec.macs, **looks_at(spec.axes, transposed=True))
+        macs = positions(input_shape) * spec.num_weights  # each element meets the whole window
+        return Geometry(connections=macs + biases, macs=macs, **looks_at(spec.axes, transposed=True))
 
     layer = Layer(init, apply, name, kind, geometry)
     return layer

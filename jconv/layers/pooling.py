@@ -9,22 +9,22 @@ import jax
 
 from .. import _pool
 from .._names import nearest
-from .._spec import ConvSpec, Padding, per_axis
+from .._spec import ConvSpec, Padding
 from .base import Geometry, Layer, constructor, looks_at, sizes, stateless, window_of
 
 
-def _pool_layer(kind, function, window_shape, strides, padding, name, **options) -> Layer:
+def _pool_layer(kind, function, window_shape, strides, padding, ceil_mode, name, **options) -> Layer:
     sizes(window_shape, "window_shape")
     sizes(strides, "strides")
 
     def fn(x):
         window = window_of(window_shape, x.shape, "window_shape")
-        return function(x, window, strides=strides, padding=padding, **options)
+        return function(x, window, strides=strides, padding=padding, ceil_mode=ceil_mode, **options)
 
     def geometry(input_shape):
         window = window_of(window_shape, input_shape, "window_shape")
-        steps = window if strides is None else per_axis(strides, len(window), "strides")
-        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=steps, padding=padding)
+        each = _pool.windows(input_shape, window, strides, padding, ceil_mode)
+        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=each.strides, padding=each.reach)
         outputs = math.prod(layer.output_shape(input_shape)[1:])
         return Geometry(connections=outputs * math.prod(window), **looks_at(spec.axes))
 
@@ -38,6 +38,7 @@ def MaxPool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     name: str | None = None,
 ) -> Layer:
     """The largest element of each window: y[b, o, c] = max_t x[b, o s + t, c].
@@ -46,6 +47,7 @@ def MaxPool(
         window_shape: the window; one integer, or one for each spatial axis.
         strides: step between windows; by default the window.
         padding: as for `jconv.max_pool`.
+        ceil_mode: as for `jconv.max_pool`.
         name: in a `Sequential`.
 
     Returns:
@@ -60,7 +62,7 @@ def MaxPool(
     References:
         `jconv.max_pool`.
     """
-    return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, name)
+    return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, ceil_mode, name)
 
 
 @constructor
@@ -69,6 +71,7 @@ def AvgPool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
     name: str | None = None,
 ) -> Layer:
@@ -78,6 +81,7 @@ def AvgPool(
         window_shape: the window; one integer, or one for each spatial axis.
         strides: step between windows; by default the window.
         padding: as for `jconv.avg_pool`.
+        ceil_mode: as for `jconv.avg_pool`.
         count_include_pad: as for `jconv.avg_pool`.
         name: in a `Sequential`.
 
@@ -94,7 +98,7 @@ def AvgPool(
         `jconv.avg_pool`.
     """
     return _pool_layer(
-        "AvgPool", _pool.avg_pool, window_shape, strides, padding, name, count_include_pad=count_include_pad
+        "AvgPool", _pool.avg_pool, window_shape, strides, padding, ceil_mode, name, count_include_pad=count_include_pad
     )
 
 
