@@ -44,6 +44,11 @@ def _bias(bias, features: int, dtype, *others) -> jax.Array | None:
 
 
 # One role ------------------------------------------------------------------------------------------------
+def explicit_axes(mesh: Any) -> tuple[str, ...]:
+    """The axes of a mesh over which the types of arrays say how they are sharded."""
+    return tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
+
+
 def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype, bias=None, activation=None):
     """Binds one role; any number of batch axes in `spec`, one in the primitive. A forward pass may be finished."""
     algorithms, flat = canonical(algorithm), _primitive.flatten_batch(spec)
@@ -66,7 +71,7 @@ def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype
         return out.reshape(_primitive.shape_of(result, spec))
 
     for mesh in (jax.typeof(v).sharding.mesh for v in (a, b)):
-        explicit = tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
+        explicit = explicit_axes(mesh)
         if not explicit:
             continue
         # Inside, the compiler shards the algorithm's own operations; outside, only the batch is sharded, as it was.

@@ -10,6 +10,7 @@ import jax.export
 import numpy as np
 import pytest
 from jax import numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 import jconv
 from jconv import lax
@@ -105,3 +106,30 @@ def test_in_the_place_of_laxs_own_functions(monkeypatch):
     for algorithm in ("auto", "xla"):
         y = jconv.conv(x[0], jnp.ones((3, 5, 4)), algorithm=algorithm)
         np.testing.assert_allclose(y, jconv.conv(x[0], jnp.ones((3, 5, 4)), algorithm="einsum"))
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "out"),
+    [
+        (P("d"), P(), None),
+        (P(None, None, "d"), P(), None),
+        (P(), P("d"), P(None, "d")),
+        (P(None, "d"), P(None, "d"), P()),
+    ],
+    ids=["batch", "space", "features", "channels"],
+)
+@pytest.mark.parametrize("how", ["drop-in", "accelerate"])
+def test_results_on_explicit_meshes_are_sharded_as_laxs(image, kernel, out, how):
+    x, k = X[:, :2, :8], K[:, :2]
+    fn = lambda conv: lambda x, k: conv(x, k, (1, 1), "SAME", out_sharding=out)
+    gradient = lambda fn: jax.jit(jax.grad(lambda k, x: jnp.sum(jnp.sin(fn(x, k)))))
+    plain = fn(jax.lax.conv_general_dilated)
+    mine = fn(lax.conv_general_dilated) if how == "drop-in" else jconv.accelerate(plain)
+    with jax.set_mesh(jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))):
+        xs, ks = jax.device_put(x, image), jax.device_put(k, kernel)
+        got, want = jax.jit(mine)(xs, ks), jax.jit(plain)(xs, ks)
+        assert jax.typeof(got) == jax.typeof(want)
+        slope = gradient(mine)(ks, xs)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    one = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME")
+    np.testing.assert_allclose(slope, gradient(one)(k, x), rtol=1e-4, atol=1e-4)

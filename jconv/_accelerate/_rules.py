@@ -15,6 +15,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from .._algorithms.base import Algorithms
+from .._conv import explicit_axes
 from .._jaxprs import equations, inner, opened
 from .._layouts import Moved, apart, bind, joined, passed_on, settled, transposed
 from .._primitive import ClosedJaxpr, Literal, conv_p
@@ -132,8 +133,14 @@ def _convolution(replacer, eqn, args):
     replacer.note(eqn, replacer.path[:-1], view)
     if isinstance(view, str):
         return bind(eqn, list(map(settled, args)))
+    compute = lambda *args: view.compute(*args, replacer.algorithm, params["precision"], out.dtype)
+    explicit = explicit_axes(out.sharding.mesh)
     with jax.named_scope("jconv.accelerate"):
-        return [view.compute(*args, replacer.algorithm, params["precision"], out.dtype)]
+        if not explicit:
+            return [compute(*args)]
+        # Inside, the compiler shards the operations; outside, the result is sharded as lax has it.
+        whole = lambda *args: settled(compute(*args))
+        return [jax.sharding.auto_axes(whole, axes=explicit, out_sharding=out.sharding)(*map(settled, args))]
 
 
 def _rebuilt(replacer, eqn, args):
