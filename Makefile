@@ -1,6 +1,6 @@
 # make demo   trains LeNet-5 on real digits, with its pictures in runs/lenet/
 # make example-NAME  runs examples/NAME.py, such as example-weight_sharing; ARGS=--help tells its options
-# make test   runs the tests
+# make test   runs the tests, in random order
 # make bench  measures jconv beside lax, PyTorch and the layer libraries of JAX; make bench-quick is short
 # make docs   builds the documentation site in site/; make docs-serve shows it and follows what is edited
 # make lint   ruff and pyright
@@ -50,7 +50,7 @@ example-%: $(VENV)/has-examples $(WITH)
 	$(BIN)/python examples/$*.py $(ARGS)
 
 test: $(VENV)/has-test $(WITH)
-	$(BIN)/python -m pytest -q -n $(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
 
 bench: $(VENV)/has-bench $(VENV)/torch-tried $(WITH)
 	$(BIN)/python -m benchmarks $(ARGS)

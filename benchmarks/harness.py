@@ -22,7 +22,7 @@ from benchmarks.check import TOLERANCE, sampled
 from benchmarks.check import oracle_of as oracle_of
 from benchmarks.machine import roofline_s
 from benchmarks.peers import NotExpressible, Peer
-from benchmarks.peers.base import OPERANDS, PLUGGED, seconds
+from benchmarks.peers.base import OPERANDS, PLUGGED, rounded, seconds
 from benchmarks.peers.base import ROLES as ROLES
 from benchmarks.peers.on_jax import lax_conv
 from benchmarks.workloads import Workload, flops, traffic
@@ -97,9 +97,9 @@ def measured(
 def statistics(found: list[float], unit: float = 1e3, name: str = "ms") -> dict[str, Any]:
     low, median, high = np.percentile(np.array(found) * unit, (25, 50, 75))
     return {
-        name: round(float(median), 4),
-        f"{name}_q1": round(float(low), 4),
-        f"{name}_q3": round(float(high), 4),
+        name: rounded(median),
+        f"{name}_q1": rounded(low),
+        f"{name}_q3": rounded(high),
         "rounds": len(found),
     }
 
@@ -149,7 +149,7 @@ def measure(
     least_s = roofline_s(flops(spec), traffic(spec), dict(machine))
     for name, figures in measured(runs, first, effort).items():
         records[name] |= figures
-        records[name]["roofline"] = round(least_s * 1e3 / figures["ms"], 4)
+        records[name]["roofline"] = rounded(least_s * 1e3 / figures["ms"])
     return [*records.values(), *others]
 
 

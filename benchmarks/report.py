@@ -70,6 +70,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
+def share(value: float | None) -> str:
+    """In two digits, which a small one has too."""
+    return "" if value is None else f"{value:.2g}"
+
+
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
     """A table whose first `words` columns are words."""
     rule = "|" + "---|" * words + "---:|" * (len(head) - words)
@@ -148,7 +153,7 @@ def layer_table(records: list[Record]) -> list[str]:
                 *(cell.get(n, {}).get("algorithm", "") for n in own),
                 *(milliseconds(cell[p]["ms"] if p in cell else None) for p in (*own, *peers)),
                 *(number(ratio(cell, other, n)) for n in own for other in ("lax", "torch")),
-                *(number(r.get("roofline")) for r in pair),
+                *(share(r.get("roofline")) for r in pair),
                 *(number(r.get("lower_s"), 3) for r in pair),
                 *(number(r.get("compile_s"), 3) for r in pair),
                 number(compiled[0] / compiled[1] if len(compiled) == 2 else None),

@@ -7,8 +7,10 @@ are compared before orbax reads anything: it does not notice every changed byte.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
+import json
 import logging
 import os
 import re
@@ -17,6 +19,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import numpy as np
@@ -39,6 +42,23 @@ def _orbax() -> tuple[Any, Any]:
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it logs, with tracebacks, the errors that it raises
     return ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+
+
+class _PatientLoop(asyncio.SelectorEventLoop):
+    """An event loop that waits at its end for all that was begun in it.
+
+    orbax closes its loops at the first error. tensorstore's threads then still write the other arrays, into a folder
+    that is being deleted, and each of them prints that the loop is closed.
+    """
+
+    def close(self) -> None:
+        if not self.is_closed():
+            self.run_until_complete(self._rest())
+        super().close()
+
+    async def _rest(self) -> None:
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await self.shutdown_default_executor()
 
 
 def steps(folder: Path) -> list[int]:
@@ -66,13 +86,18 @@ def save(folder: Path, step: int, state: Any, info: Mapping[str, Any]) -> None:
     info = {**info, "arrays": described(named_leaves(state))}
     path = folder.absolute() / UNFINISHED
     try:
-        _delete_unfinished(folder)
-        checkpointer.save(path, ocp.args.Composite(state=ocp.args.StandardSave(state), info=ocp.args.JsonSave(info)))
+        for left in _unfinished(folder):
+            shutil.rmtree(left)
+        with mock.patch.object(asyncio, "new_event_loop", _PatientLoop):
+            checkpointer.save(path, ocp.args.Composite(state=ocp.args.StandardSave(state)))
+        (path / "info").mkdir()  # as orbax has JSON, which beside the arrays would be written by a thread of its own
+        write_atomically(path / "info/metadata", json.dumps(info).encode())
         sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(path).items())
         write_atomically(path / SUMS, sums.encode())
         path.rename(_path(folder, step))
     except Exception as error:  # tensorstore tells a full disk as a ValueError
-        _delete_unfinished(folder)
+        for left in _unfinished(folder):
+            shutil.rmtree(left, ignore_errors=True)  # what cannot be deleted either is so before the next one is saved
         raise OSError(
             f"{folder}: the checkpoint of step {step} cannot be saved ({_reason(error)}); {last_good(folder)}."
         ) from error
@@ -143,6 +168,6 @@ def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"[:300]
 
 
-def _delete_unfinished(folder: Path) -> None:
-    for path in folder.glob(f"{UNFINISHED}*"):  # orbax's own names for what it is writing begin so too
-        shutil.rmtree(path)
+def _unfinished(folder: Path) -> list[Path]:
+    """Folders of checkpoints that were never finished; orbax's own names for what it is writing begin so too."""
+    return list(folder.glob(f"{UNFINISHED}*"))

@@ -36,6 +36,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system names no file where one that is open cannot grow
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -249,8 +249,8 @@ def bench(options: argparse.Namespace, calls: Sequence[Call]) -> None:
     return None
 
 
-def tune(options: argparse.Namespace, calls: Sequence[Call]) -> None:
-    """The fastest plan of each role, measured and kept."""
+def tune(options: argparse.Namespace, calls: Sequence[Call]) -> int:
+    """The fastest plan of each role, measured and kept; 1 where it could not be kept."""
     call = calls[0]
     records = _tune.tune(
         call.spec,
@@ -262,20 +262,26 @@ def tune(options: argparse.Namespace, calls: Sequence[Call]) -> None:
         cache=options.cache,
     )
     device, file = records[0].device, str(options.cache or _cache.default_path())
+    kept = all(record.file or not record.measured for record in records)
     if options.json:
-        kept = [
+        rows = [
             {"role": r.role, "name": r.name, "seconds": r.seconds if r.measured else None, "measured": r.measured,
              "note": r.note}
             for r in records
         ]  # fmt: skip
-        return _print_json({"layer": _layer(call), "device": device, "cache": file, "roles": kept})
-    _print(_title(call, device))
-    print(f"\n{_tune.table(*_tune.columns(records), left=2)}")
-    for record in records:
-        if record.note:
-            _print(f"{record.role}: {record.note}")
-    reader = "What JCONV_CACHE must name for" if options.cache else "The file of choices for"
-    return print(f'\n{reader} algorithm="tuned":\n  {file}')
+        _print_json({"layer": _layer(call), "device": device, "cache": file if kept else None, "roles": rows})
+    else:
+        _print(_title(call, device))
+        print(f"\n{_tune.table(*_tune.columns(records), left=2)}")
+        for record in records:
+            if record.note:
+                _print(f"{record.role}: {record.note}")
+        reader = "What JCONV_CACHE must name for" if options.cache else "The file of choices for"
+        if kept:
+            print(f'\n{reader} algorithm="tuned":\n  {file}')
+    if not kept:
+        print(f"python -m jconv tune: nothing was kept, because {file} cannot be written", file=sys.stderr)
+    return int(not kept)
 
 
 def algorithms(options: argparse.Namespace) -> None:
@@ -317,14 +323,16 @@ def _platforms(entry: Algorithm | Reduction) -> list[str]:
 
 
 def _description(entry: Algorithm | Reduction) -> str:
-    """What the first line of its file says behind the name."""
+    """Its own line, else what the first line of its file says: behind its name, or before a colon."""
+    if entry.description:
+        return entry.description
     module = sys.modules.get(entry.supports.__module__)
-    first = (module.__doc__ if module else None) or ""
-    return first.partition("\n")[0].partition(": ")[2]
+    head, _, rest = ((module.__doc__ if module else None) or "").partition("\n")[0].partition(": ")
+    return rest if f"`{entry.name}`" in head else head
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; 0, or 2 after an error in its arguments."""
+    """Runs a command; 0, 1 where `tune` could not keep what it found, or 2 after an error in the arguments."""
     options = _parser().parse_args(arguments)
     if options.command == "algorithms":
         algorithms(options)
@@ -334,8 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError) as error:
         print(f"python -m jconv {options.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    {"explain": explain, "bench": bench, "tune": tune}[options.command](options, calls)
-    return 0
+    return {"explain": explain, "bench": bench, "tune": tune}[options.command](options, calls) or 0
 
 
 if __name__ == "__main__":

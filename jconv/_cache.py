@@ -233,17 +233,18 @@ def _put_aside(path: pathlib.Path) -> pathlib.Path:
     return aside
 
 
-def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None = None) -> None:
+def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None = None) -> str:
     """Keeps choices measured on this machine's first device: for this process, and in the file for later ones.
 
-    A file that is not understood is put aside first. Where the file cannot be written, a warning says so.
+    A file that is not understood is put aside first. Gives the file; where it cannot be written nothing, and a warning
+    says so.
     """
     section = environment(this_device())
     entries = {call_text(call): choice for call, choice in found.items()}
     with _guard:
         _here.update({(section, key): choice for key, choice in entries.items()})
     path = pathlib.Path(os.path.realpath(path or default_path()))
-    complaint = ""
+    complaint, kept = "", str(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
@@ -259,9 +260,10 @@ def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None =
             text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
             write_atomically(path, f"{text}\n".encode())
     except OSError as error:
-        complaint = f"cannot be written ({error}), so the tuned choices hold in this process only"
+        complaint, kept = f"cannot be written ({error}), so the tuned choices hold in this process only", ""
     if complaint:
         warnings.warn(f"{path}: {complaint}.", stacklevel=2)
+    return kept
 
 
 def forget() -> None:

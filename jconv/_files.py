@@ -19,5 +19,8 @@ def write_atomically(path: pathlib.Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # the system names no file where one that is open cannot grow
+        raise
     finally:
         temporary.unlink(missing_ok=True)

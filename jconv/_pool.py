@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,35 +19,64 @@ from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequenc
 REALS = tuple(name for name in (*FLOATS, *INTEGERS) if not name.startswith("complex"))
 
 
-def _windows(x, window_shape, strides, padding):
-    """Window, strides and pads for all axes of x, and checks that every window meets the image."""
+class Windows(NamedTuple):
+    """Window, strides and pads of the spatial axes; `over` is how far the last window hangs over the high pad."""
+
+    window: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    over: tuple[int, ...]
+
+    @property
+    def reach(self) -> tuple[tuple[int, int], ...]:
+        """The pads, with what the last window hangs over."""
+        return tuple((low, high + over) for (low, high), over in zip(self.padding, self.over, strict=True))
+
+    def over_each(self, a: jax.Array, init: np.ndarray, op: Callable, padding: Sequence[tuple[int, int]]) -> jax.Array:
+        """`op` over every window of the spatial axes of [*batch, *spatial, channels]."""
+        ones = (1,) * (a.ndim - len(self.window) - 1)
+        pads = (*((0, 0) for _ in ones), *padding, (0, 0))
+        return lax.reduce_window(a, init, op, (*ones, *self.window, 1), (*ones, *self.strides, 1), pads)
+
+
+def windows(
+    shape: tuple[int, ...], window_shape: Any, strides: Any, padding: Padding, ceil_mode: bool = False
+) -> Windows:
+    """The windows of an x of this shape, each of which meets the image, if there is one."""
     entries = sequence(window_shape, "window_shape")
     window = per_axis(entries, len(entries), "window_shape")
     rank = len(window)
-    if x.ndim < rank + 1:
+    if len(shape) < rank + 1:
         raise ValueError(
-            f"x: got shape {x.shape}, accepted is [*batch, *spatial, channels] with {rank} spatial axes, as many as "
+            f"x: got shape {shape}, accepted is [*batch, *spatial, channels] with {rank} spatial axes, as many as "
             f"window_shape {window} has."
         )
     steps = window if strides is None else per_axis(strides, rank, "strides")
-    entries, first = padding_per_axis(padding, rank), x.ndim - rank - 1
-    pads = []
+    if not isinstance(ceil_mode, bool):
+        raise ValueError(f"ceil_mode: got {ceil_mode!r}, accepted is True or False.")
+    entries, first = padding_per_axis(padding, rank), len(shape) - rank - 1
+    pads, over = [], []
     for i in range(rank):
-        size = x.shape[first + i]
+        size = shape[first + i]
         low, high = resolve_padding(entries[i], size, window[i], steps[i])
         if not 0 <= min(low, high) <= max(low, high) < window[i]:
             raise ValueError(
                 f"padding: got {(low, high)} along spatial axis {i}; accepted for a window of {window[i]} are pads of "
                 f"0 to {window[i] - 1}, since a window of padding alone has no value."
             )
-        if size + low + high < window[i]:
+        beyond = 0
+        if ceil_mode and size:
+            last = -(-(size + low + high - window[i]) // steps[i]) * steps[i]  # where the last window would start
+            last -= steps[i] * (last >= size + low)
+            beyond = max(0, last + window[i] - size - low - high)
+        if size and size + low + high + beyond < window[i]:
             raise ValueError(
-                f"window_shape: got {window[i]} along spatial axis {i}, where x of shape {x.shape} has {size} elements "
+                f"window_shape: got {window[i]} along spatial axis {i}, where x of shape {shape} has {size} elements "
                 f"and padding {(low, high)}; accepted is at most {size + low + high}."
             )
         pads.append((low, high))
-    ones = (1,) * first
-    return (*ones, *window, 1), (*ones, *steps, 1), (*[(0, 0)] * first, *pads, (0, 0))
+        over.append(beyond)
+    return Windows(window, steps, tuple(pads), tuple(over))
 
 
 @named
@@ -56,6 +86,7 @@ def max_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """The largest element of each window: y[b, o, c] = max_t x[b, o s + t - lo, c].
 
@@ -64,6 +95,8 @@ def max_pool(
         window_shape: the window, one size for each spatial axis, in elements.
         strides: step between windows; by default the window, so that windows do not overlap.
         padding: as for `jconv.conv`; what is added never wins.
+        ceil_mode: whether a last window may hang over the end; it starts inside the image or the low pad, and takes
+            what is there.
 
     Returns:
         ``[*batch, *output_spatial, channels]``. The gradient goes to the first largest element of a window.
@@ -82,9 +115,9 @@ def max_pool(
     """
     x = as_array(x, "x")
     check_dtype(x.dtype, "x", REALS)
-    dims, steps, pads = _windows(x, window_shape, strides, padding)
+    each = windows(x.shape, window_shape, strides, padding, ceil_mode)
     lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return lax.reduce_window(x, np.asarray(lowest, x.dtype), lax.max, dims, steps, pads)
+    return each.over_each(x, np.asarray(lowest, x.dtype), lax.max, each.reach)
 
 
 @named
@@ -94,6 +127,7 @@ def avg_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> jax.Array:
     """The mean of each window: y[b, o, c] = (1 / count) sum_t x[b, o s + t - lo, c].
@@ -103,7 +137,10 @@ def avg_pool(
         window_shape: the window, one size for each spatial axis, in elements.
         strides: step between windows; by default the window, so that windows do not overlap.
         padding: as for `jconv.conv`; what is added is zeros.
+        ceil_mode: whether a last window may hang over the end; it starts inside the image or the low pad, and takes
+            what is there.
         count_include_pad: whether padding counts; if not, the divisor is the number of elements of x in the window.
+            What lies beyond the padding, where a window hangs over, never counts.
 
     Returns:
         ``[*batch, *output_spatial, channels]``.
@@ -122,14 +159,18 @@ def avg_pool(
     """
     x = as_array(x, "x")
     check_dtype(x.dtype, "x", FLOATS)
-    dims, steps, pads = _windows(x, window_shape, strides, padding)
-    wide = x.astype(accumulator(x.dtype))
-    total = lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, dims, steps, pads)
+    each = windows(x.shape, window_shape, strides, padding, ceil_mode)
+    wide, rank = x.astype(accumulator(x.dtype)), len(each.window)
+    zero = np.zeros((), wide.dtype)
+    total = each.over_each(wide, zero, lax.add, each.reach)
+    if count_include_pad and not any(each.over):
+        return (total / np.asarray(math.prod(each.window), wide.dtype)).astype(x.dtype)
+    space, pads = x.shape[-rank - 1 : -1], each.reach
     if count_include_pad:
-        return (total / np.asarray(math.prod(dims), wide.dtype)).astype(x.dtype)
-    ones = jnp.ones((1,) * (x.ndim - len(window_shape) - 1) + x.shape[-len(window_shape) - 1 : -1] + (1,), wide.dtype)
-    count = lax.reduce_window(ones, np.zeros((), wide.dtype), lax.add, dims, steps, pads)
-    return (total / count).astype(x.dtype)
+        space = [n + low + high for n, (low, high) in zip(space, each.padding, strict=True)]
+        pads = [(0, beyond) for beyond in each.over]
+    ones = jnp.ones((*(1,) * (x.ndim - rank - 1), *space, 1), wide.dtype)
+    return (total / each.over_each(ones, zero, lax.add, pads)).astype(x.dtype)
 
 
 @named

@@ -152,10 +152,10 @@ def padding_mode_per_axis(mode: str | Sequence[str], rank: int) -> tuple[str, ..
 
 
 def layout_hint(x_shape: tuple, kernel_shape: tuple, takes: int, moved_takes: int, letters: str) -> str:
-    """Which transpose would make the channels agree, where one would.
+    """Which transposes would make the channels agree, where some would.
 
     `takes` is the number of channels that the kernel takes as it is, `moved_takes` that which it would take were its
-    channels in front, in the order of `letters`.
+    channels in front, in the order of `letters`. Where more than one reading fits, all moves are named.
     """
     rank = len(kernel_shape) - 2
     if rank < 1 or len(x_shape) < rank + 1:
@@ -163,11 +163,17 @@ def layout_hint(x_shape: tuple, kernel_shape: tuple, takes: int, moved_takes: in
     spatial = "DHW"[-rank:] if rank <= 3 else "..."
     to_last = f"jax.numpy.moveaxis(x, {-rank - 1}, -1)"
     to_hwio = f"kernel.transpose({', '.join(map(str, (*range(2, rank + 2), 1, 0)))})"
-    if moved_takes == x_shape[-1]:
+    first, last = x_shape[-rank - 1], x_shape[-1]
+    x_alone, kernel_alone, both = first == takes, last == moved_takes, first == moved_takes
+    if x_alone and both:
+        return f" x looks like NC{spatial}: pass {to_last}, and if the kernel is {letters}{spatial}, {to_hwio} too."
+    if kernel_alone and both:
+        return f" The kernel looks like {letters}{spatial}: pass {to_hwio}, and if x is NC{spatial}, {to_last} too."
+    if kernel_alone:
         return f" The kernel looks like {letters}{spatial}: pass {to_hwio}."
-    if x_shape[-rank - 1] == takes:
+    if x_alone:
         return f" x looks like NC{spatial}: pass {to_last}."
-    if x_shape[-rank - 1] == moved_takes:
+    if both:
         return f" x looks like NC{spatial} and the kernel like {letters}{spatial}: pass {to_last} and {to_hwio}."
     return ""
 

@@ -39,7 +39,10 @@ TIE = 0.02  # plans this close to the fastest are as fast, and the simplest of t
 
 # Records -------------------------------------------------------------------------------------------------
 class Tuned(NamedTuple):
-    """What was measured for one call. A call that was skipped has no figures, and its `note` says why."""
+    """What was measured for one call, and the file that keeps it, empty where none does.
+
+    A call that was skipped has no figures, and its `note` says why.
+    """
 
     spec: ConvSpec
     role: Role
@@ -51,6 +54,7 @@ class Tuned(NamedTuple):
     out_dtype: np.dtype
     precision: Any
     note: str = ""
+    file: str = ""
 
     def __str__(self) -> str:
         return str(Tunings([self]))
@@ -375,7 +379,8 @@ def tune(
         record = tuned(call, limit, rounds)
         if record.measured:
             date = datetime.date.today().isoformat()
-            _cache.remember({call: _cache.Choice(record.name, record.seconds, record.measured, date)}, cache)
+            choice = _cache.Choice(record.name, record.seconds, record.measured, date)
+            record = record._replace(file=_cache.remember({call: choice}, cache))
         records.append(record)
         if progress:
             print(f"{len(records)}/{len(calls)}  {str(record).splitlines()[2]}", file=sys.stderr, flush=True)

@@ -1,8 +1,9 @@
 """What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
 
 The tests run in JAX's strict modes: no dtype and no rank is promoted without being told. What uses a library that takes
-the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too. What is marked `checked` runs with JAX's
-own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the environment everything does.
+the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too.
+What is marked `checked` runs with JAX's own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the
+environment everything does.
 
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """
@@ -44,3 +45,10 @@ def modes(request):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """-q leaves out the header, which has the seed of the order."""
+    seed = config.getoption("randomly_seed", None)
+    if seed is not None:
+        terminalreporter.write_line(f'This order again: ARGS="--randomly-seed={seed}"')

@@ -158,6 +158,7 @@ def test_shard_map():
     assert counts(accelerate(checked), X, K)[1] == 0
 
 
+@pytest.mark.standard_modes  # the program itself promotes
 def test_what_surrounds_a_function_survives(capsys):
     @functools.partial(jax.jit, static_argnums=2, static_argnames="mode", donate_argnums=0)
     def fn(state, x, repeats, *, mode="a", scale=1.0):
@@ -237,6 +238,7 @@ def transposes(fn, *args):
     return found
 
 
+@pytest.mark.standard_modes  # the program itself promotes
 def test_a_channels_first_network_runs_channels_last():
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 3, 8, 10)), jnp.float32)
@@ -356,6 +358,7 @@ def test_one_function_under_several_meshes_and_with_64_bits():
     assert fast(IMAGE).dtype == jnp.float32
 
 
+@pytest.mark.standard_modes  # the program itself promotes
 def test_static_numbers_of_any_kind_and_methods():
     fn = jax.jit(lambda x, n: nchw(x) * (n % 7), static_argnums=1)
     for n in (3, 2**40 + 3, np.int64(5)):
@@ -483,3 +486,22 @@ def test_per_example_gradients_are_kernel_gradients():
         ks = jnp.stack([k, -k])
         close(accelerate(twice)(ks, xs), twice(ks, xs))
         assert "kernel_grad" in {found.role for found in accelerate(twice).replaced(ks, xs)}
+
+
+def test_references_are_written_and_partial_functions_stay_jitted():
+    def counted(count, x):
+        count[...] += 1
+        return nchw(x)
+
+    for wrap in (accelerate, lambda fn: accelerate(jax.jit(fn)), lambda fn: jax.jit(accelerate(fn))):
+        count = jax.new_ref(jnp.zeros((), jnp.int32))
+        close(wrap(counted)(count, IMAGE), nchw(IMAGE))
+        assert int(count[...]) == 1
+
+    traced = []
+    fn = jax.jit(lambda x, scale, *, shift: traced.append(1) or nchw(x) * scale + shift)
+    fast = accelerate(functools.partial(fn, IMAGE, shift=1.0))
+    for scale in (2.0, 3.0):
+        close(fast(scale), nchw(IMAGE) * scale + 1)
+    close(fast(2.0, shift=2.0), nchw(IMAGE) * 2 + 2)
+    assert len(traced) == 1

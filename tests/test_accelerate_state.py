@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from jconv import accelerate
 
+pytestmark = pytest.mark.standard_modes  # which the libraries take for granted
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((2, 6, 6, 3)), jnp.float32)
 

@@ -11,7 +11,7 @@ from jax import lax
 from jax import numpy as jnp
 
 import jconv
-from tests.cases import GENERAL, draw
+from tests.cases import GENERAL, PLANS, draw
 
 try:
     import torch
@@ -76,6 +76,81 @@ def with_gradients(fn, g, *operands):
 
 def wide(a):
     return np.asarray(a).astype(np.complex128)
+
+
+# Image, kernel, pads and options with an axis of no elements: positions, channels, a batch, in every rank.
+EMPTY = [
+    ((1, 0, 1), (3, 1, 1), ((2, 2),), {}),
+    ((1, 0, 1), (3, 1, 1), "SAME", {}),
+    ((1, 0, 1), (3, 1, 1), ((2, 2),), {"lhs_dilation": (2,)}),
+    ((1, 5, 0), (3, 0, 2), "SAME", {}),
+    ((1, 5, 2), (3, 2, 0), "VALID", {}),
+    ((0, 5, 2), (3, 2, 2), "SAME", {}),
+    ((2, 0, 4, 2), (3, 3, 1, 4), ((2, 2), (1, 1)), {"feature_group_count": 2, "window_strides": (2, 2)}),
+    ((2, 0, 0, 2), (3, 3, 2, 4), ((2, 3), (1, 4)), {"rhs_dilation": (2, 1)}),
+    ((1, 0, 3, 2, 1), (3, 1, 1, 1, 2), ((2, 2), (0, 0), (1, 1)), {}),
+    ((2, 0), (0, 3), (), {}),
+    ((2, 3), (3, 0), (), {}),
+]
+
+
+@pytest.mark.parametrize(("x_shape", "k_shape", "padding", "options"), EMPTY, ids=str)
+def test_lax_with_empty_axes(x_shape, k_shape, padding, options):
+    """Values, gradients, second derivatives and batches, by "auto" as numbers and by every plan as shapes."""
+    rank = len(k_shape) - 2
+    image = (0, rank + 1, *range(1, rank + 1))
+    numbers = lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image)
+    plain = {"window_strides": (1,) * rank}
+    reference = functools.partial(
+        lax.conv_general_dilated, padding=padding, dimension_numbers=numbers, **plain | options
+    )
+    called = {"window_strides": "strides", "lhs_dilation": "input_dilation", "rhs_dilation": "kernel_dilation"}
+    own = functools.partial(jconv.conv, padding=padding or "SAME", **{called.get(n, n): v for n, v in options.items()})
+    x, k = jnp.ones(x_shape), jnp.ones(k_shape)
+
+    def everything(fn):
+        loss = lambda x, k: jnp.sum(fn(x, k) ** 2)
+        gradient = jax.grad(loss, (0, 1))
+        two = lambda a: jnp.stack([a, a])
+        return (
+            fn(x, k), gradient(x, k), jax.jvp(gradient, (x, k), (x, k)), jax.vmap(gradient)(two(x), two(k)),
+            jax.vmap(fn, (0, None))(two(x), k), jax.vmap(fn, (None, 0))(x, two(k)),
+            jax.vmap(fn)(two(x)[:0], two(k)[:0]), jax.vmap(fn, (None, 0))(x, two(k)[:0]),
+        )  # fmt: skip
+
+    want = jax.jit(lambda: everything(reference))()
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(lambda: everything(own))(), want)
+    for plan in ("tuned", "direct", *PLANS):
+        got = jax.eval_shape(lambda plan=plan: everything(functools.partial(own, algorithm=plan)))
+        assert jax.tree.map(lambda a: a.shape, got) == jax.tree.map(lambda a: a.shape, want)
+        np.testing.assert_array_equal(own(x, k, algorithm=plan), want[0])
+
+
+def test_transposed_local_and_pools_with_empty_axes():
+    """Whose results are those of their definition: sums of nothing are zero, of no positions there are none."""
+    x, k, bias = jnp.ones((1, 0, 2)), jnp.ones((4, 3, 2)), jnp.arange(3.0)
+    for options, length in (({"strides": 2}, 0), ({"strides": 2, "padding": "VALID"}, 2), ({"padding": 1}, 1),
+                            ({"strides": 3, "padding": 0, "output_padding": 2}, 3)):  # fmt: skip
+        y, pull = jax.vjp(lambda x, k, b, options=options: jconv.conv_transpose(x, k, b, **options), x, k, bias)
+        np.testing.assert_array_equal(y, np.broadcast_to(bias, (1, length, 3)))
+        x_bar, k_bar, b_bar = pull(jnp.ones_like(y))
+        assert (x_bar.shape, float(jnp.sum(jnp.abs(k_bar)))) == ((1, 0, 2), 0)
+        np.testing.assert_array_equal(b_bar, [length] * 3)
+    assert jconv.conv_transpose(jnp.ones((1, 1, 2)), k, padding=2).shape == (1, 0, 3)
+    for channels, features in ((0, 3), (2, 0)):
+        y = jconv.conv_transpose(jnp.ones((1, 5, channels)), jnp.ones((4, features, channels)), strides=2)
+        assert (y.shape, float(jnp.sum(y))) == ((1, 10, features), 0)
+        y = jconv.conv_local(jnp.ones((1, 5, channels)), jnp.ones((5, 3, channels, features)))
+        assert (y.shape, float(jnp.sum(y))) == ((1, 5, features), 0)
+    y, pull = jax.vjp(lambda x, k: jconv.conv_local(x, k, padding=2), x, jnp.ones((2, 3, 2, 4)))
+    assert (y.shape, float(jnp.sum(y))) == ((1, 2, 4), 0)
+    assert [v.shape for v in pull(y)] == [(1, 0, 2), (2, 3, 2, 4)]
+    assert jconv.conv_local(x, jnp.ones((0, 3, 2, 4))).shape == (1, 0, 4)
+    for rank in (1, 3):
+        empty = jnp.ones((2, 0, *(3,) * (rank - 1), 1))
+        for pool in (jconv.max_pool, jconv.avg_pool, functools.partial(jconv.avg_pool, count_include_pad=False)):
+            y, pull = jax.vjp(lambda v, pool=pool, rank=rank: pool(v, (2,) * rank), empty)
+            assert (y.shape, pull(y)[0].shape) == ((2, 0, *(1,) * (rank - 1), 1), empty.shape)
 
 
 @pytest.mark.parametrize("seed", range(80))
@@ -190,6 +265,59 @@ def test_torch_conv_transpose(rank, seed, algorithm):
     np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(k_bar.transpose(rank + 1, rank, *range(rank)), tk.grad, rtol=1e-4, atol=1e-4)
+
+
+@needs_torch
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 3), (2, 3), (3, 2), (2, 5)])
+def test_torch_output_padding_beyond_the_stride(stride, dilation):
+    """PyTorch takes less than the stride or the dilation, whichever is larger."""
+    x, k = draw((2, 4, 5, 2)), draw((3, 1, 3, 2), seed=1)
+    tk = torch.from_numpy(k.transpose(3, 2, 0, 1).copy())
+    most = max(stride, dilation) - 1
+    for padding, extra in itertools.product((0, 1), range(most + 1)):
+        want = torch.nn.functional.conv_transpose2d(
+            to_torch(x), tk, None, stride, padding, extra, 1, dilation)  # fmt: skip
+        options = {"strides": stride, "padding": padding, "output_padding": extra, "kernel_dilation": dilation}
+        np.testing.assert_allclose(jconv.conv_transpose(x, k, **options), from_torch(want), rtol=2e-5, atol=2e-5)
+    with pytest.raises(ValueError, match=rf"output_padding: got {most + 1} .*\(output_padding 0 to {most}\)"):
+        jconv.conv_transpose(x, k, strides=stride, padding=0, output_padding=most + 1, kernel_dilation=dilation)
+
+
+@needs_torch
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("window", [2, 3])
+def test_torch_pools(window, ceil_mode):
+    functional = torch.nn.functional
+    for size, stride, pad in itertools.product((1, 5, 6), (2, 3), (0, 1)):
+        x = draw((2, size, 3)) - 5  # what is added must never win
+        options = {"strides": stride, "padding": pad, "ceil_mode": ceil_mode}
+        try:
+            want = functional.max_pool1d(to_torch(x), window, stride, pad, ceil_mode=ceil_mode)
+        except RuntimeError:
+            with pytest.raises(ValueError, match=f"window_shape: got {window} along spatial axis 0"):
+                jconv.max_pool(x, (window,), **options)
+            continue
+        np.testing.assert_array_equal(jconv.max_pool(x, (window,), **options), from_torch(want))
+        for count in (False, True):
+            want = functional.avg_pool1d(to_torch(x), window, stride, pad, ceil_mode, count)
+            got = jconv.avg_pool(x, (window,), **options, count_include_pad=count)
+            np.testing.assert_allclose(got, from_torch(want), rtol=1e-5, atol=1e-6)
+
+
+@needs_torch
+def test_torch_pools_of_images_and_their_layers():
+    x = draw((2, 7, 6, 3))
+    options = {"strides": (3, 2), "padding": (1, 0), "ceil_mode": True}
+    tx = to_torch(x)
+    want = torch.nn.functional.max_pool2d(tx, (3, 3), (3, 2), (1, 0), ceil_mode=True)
+    layer = jconv.layers.MaxPool(3, **options)
+    assert layer.output_shape((2, 7, 6, 3)) == from_torch(want).shape
+    np.testing.assert_array_equal(layer.apply({}, {}, x)[0], from_torch(want))
+    for count in (False, True):
+        want = torch.nn.functional.avg_pool2d(tx, (3, 3), (3, 2), (1, 0), True, count)
+        layer = jconv.layers.AvgPool(3, **options, count_include_pad=count)
+        np.testing.assert_allclose(layer.apply({}, {}, x)[0], from_torch(want), rtol=1e-5, atol=1e-6)
+    assert "MaxPool" in str(jconv.summary(jconv.layers.Sequential(jconv.layers.MaxPool(3, **options)), (1, 7, 6, 3)))
 
 
 @pytest.mark.parametrize("dilation", [1, 2])

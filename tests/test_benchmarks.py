@@ -1,6 +1,7 @@
 """The benchmark: its sampled check against the oracle, one cell measured, and what it writes."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import jconv
 from benchmarks import __main__ as command
 from benchmarks import check, finish, harness, networks, report, workloads
 from benchmarks.peers import NotExpressible, on_jax
-from benchmarks.peers.base import OPERANDS, Layout, Prepared
+from benchmarks.peers.base import OPERANDS, Layout, Prepared, rounded
 from benchmarks.steps import models
 
 GEOMETRIES = {
@@ -21,7 +22,7 @@ GEOMETRIES = {
     "transposed": ((2, 5, 4, 3), (4, 4, 3, 2), {"input_dilation": 2, "padding": 2}),
     "volume": ((1, 4, 5, 6, 2), (2, 3, 1, 2, 3), {}),
 }
-ONCE = harness.QUICK._replace(rounds=2, sample_s=0.0, limit_s=60.0)
+ONCE = harness.QUICK._replace(rounds=2, sample_s=0.0, limit_s=math.inf)
 MACHINE = {"flops_per_s": 1e11, "bytes_per_s": 1e10}
 TINY = workloads.Workload("tiny", "none", (2, 6, 6, 3), (3, 3, 3, 4), {})
 
@@ -64,7 +65,8 @@ def test_a_layout_there_and_back():
 
 
 @pytest.mark.parametrize("role", harness.ROLES)
-def test_a_cell_is_measured(role):
+def test_a_cell_is_measured(role, monkeypatch):
+    monkeypatch.setattr(harness, "SLOW_S", math.inf)
     found = harness.measure(TINY, role, [on_jax.jconv_peer(), on_jax.lax_peer()], ONCE, MACHINE)
     assert [r["candidate"] for r in found] == ["jconv", "lax"]
     chosen = jconv.select_algorithm(TINY.x, TINY.kernel, role=role, algorithm="portable")
@@ -73,7 +75,10 @@ def test_a_cell_is_measured(role):
         assert r["kind"] == "layer"
         assert r["rounds"] == 2
         assert r["error"] < check.TOLERANCE
-        assert min(r["ms"], r["compile_s"], r["lower_s"], r["roofline"]) > 0
+        assert 0 < r["ms_q1"] <= r["ms"] <= r["ms_q3"]
+        assert min(r["compile_s"], r["lower_s"]) > 0
+        least_s = max(r["flops"] / MACHINE["flops_per_s"], r["bytes"] / MACHINE["bytes_per_s"])
+        assert r["roofline"] == pytest.approx(least_s * 1e3 / r["ms"], rel=1e-4)
         assert r["workspace_bytes"] >= 0
 
 
@@ -166,6 +171,16 @@ def test_summary_counts_and_names_the_cells_behind():
     assert "PyTorch's time over jconv's: 0.50 over 3" in text
     assert "Below 0.4 of PyTorch: 0." in text
     assert "lax's time over that of jconv with plug-ins: 2.00 over 1 layers and roles" in text
+
+
+@pytest.mark.parametrize(
+    ("measured", "shown"), [(1.234567e-5, "1.2e-05"), (0.004321, "0.0043"), (0.5, "0.5"), (1.23, "1.2")]
+)
+def test_small_shares_keep_their_digits(measured, shown):
+    assert rounded(measured) == pytest.approx(measured, rel=1e-5)
+    records = [record | ({"roofline": rounded(measured)} if record["kind"] == "layer" else {}) for record in RECORDS]
+    rows = [line.split(" | ") for line in report.layer_table(records)]
+    assert {row[rows[0].index("roofline: jconv")] for row in rows[2:]} == {shown}
 
 
 def test_report_names_who_is_absent():

@@ -114,6 +114,27 @@ def test_algorithms_lists_all(run):
         if entry.name not in PLUGGED:
             assert row["platforms"] == ["cpu", "cuda", "rocm", "tpu"]
         assert len(row["description"]) > 10
+    said = {row["name"]: row["description"] for row in rows}
+    assert len(set(said.values())) == len(said)  # no two alike
+    assert "2 outputs" in said["winograd2"]
+    assert "4 outputs" in said["winograd4"]
+    assert said["xla"] == "every role as one `lax.conv_general_dilated`."
+    for name in PLUGGED:
+        assert "entry point" not in said[name]
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing_and_says_so(tmp_path, capsys, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")  # where a folder would have to be
+    for also in ([], ["--json"]):
+        with pytest.warns(UserWarning, match="cannot be written"):
+            code = main(["tune", *LAYER, "--role", "forward", *QUICK, "--cache", str(blocked / "own.json"), *also])
+        out, err = capsys.readouterr()
+        assert code == 1
+        assert "nothing was kept, because" in err
+        assert str(blocked / "own.json") in err
+        assert str(blocked) not in out
+        assert not also or json.loads(out)["cache"] is None
 
 
 @pytest.mark.parametrize("arguments", [
@@ -153,7 +174,7 @@ def test_options_of_each_axis(run):
     (["explane"], "invalid choice: 'explane'"),
     (["explain"], "required: --x, --kernel"),
     (["explain", "--x", "8,a", "--kernel", "3"], "argument --x: got '8,a', accepted are integers and commas"),
-    (["explain", "--x", "0,9,4", "--kernel", "3,4,4"], "x: got shape (0, 9, 4), accepted are sizes of at least 1"),
+    (["explain", "--x", "0,9,4", "--kernel", "3,4,4"], "x and kernel: got shapes (0, 9, 4) and (3, 4, 4), accepted are sizes of at least 1"),
     (["explain", *LAYER, "--padding", "1:2:3,1"], "argument --padding: got '1:2:3,1', accepted are names"),
     (["explain", *LAYER, "--padding", "SANE"], "padding: got 'SANE'"),
     (["explain", *LAYER, "--groups", "3"], "x and kernel: x of shape (2, 9, 9, 4) has 4 channels"),

@@ -2,8 +2,10 @@
 
 import inspect
 import pickle
+import re
 
 import jax
+import numpy as np
 import pytest
 from jax import numpy as jnp
 
@@ -40,7 +42,7 @@ image, kernel = ones((2, 8, 9, 3)), ones((3, 3, 3, 4))
     (lambda: jconv.conv(ones((2, 8, 1, 3)), kernel, padding="VALID", kernel_dilation=4),
      "axis 0 the image spans 8 .* window spans 9"),
     (lambda: jconv.conv(image, kernel, padding=-4), "would have -2 positions"),
-    (lambda: jconv.conv(ones((2, 0, 4, 3)), kernel), "axis 0 the image spans 0"),
+    (lambda: jconv.conv(ones((2, 0, 4, 3)), kernel, padding=-1), "axis 0 the image spans 0 .* makes that -2"),
     # options
     (lambda: jconv.conv(image, kernel, padding="SANE"), "padding: got 'SANE'.*Did you mean 'SAME'"),
     (lambda: jconv.conv(image, kernel, padding=("SAME", "VALLID")), "padding: got 'VALLID'.*Did you mean 'VALID'"),
@@ -139,7 +141,8 @@ image, kernel = ones((2, 8, 9, 3)), ones((3, 3, 3, 4))
     (lambda: jconv.conv_input_grad(ones((2, 4, 8, 9)), kernel, image.shape), r"channels-first: pass jax.numpy.moveaxis\(g, 1"),
     # parameters of another network
     (lambda: layers.Conv(4, 3).apply({"kernel": ones((5, 5, 3, 4)), "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
-    (lambda: layers.Conv(4, 3).apply({"kernel": ones((3, 3, 4)), "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
+    (lambda: layers.Conv(4, 3).apply({"kernel": ones((3, 3, 4)), "bias": ones(4)}, {}, image),
+     "with 4 axes, accepted by this Conv, whose kernel has a window of 1, is .batch, length, channels. with 3"),
     (lambda: layers.Conv(5, 3).apply({"kernel": kernel, "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
     (lambda: layers.ConvTranspose(4, 3).apply({"kernel": kernel, "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
     (lambda: layers.Dense(4).apply({"kernel": ones((2, 4)), "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
@@ -252,3 +255,45 @@ def test_signatures_stay_visible():
     assert list(inspect.signature(jconv.conv).parameters)[:4] == ["x", "kernel", "bias", "strides"]
     assert (jconv.conv.__name__, jconv.conv.__module__) == ("conv", "jconv._conv")
     assert pickle.loads(pickle.dumps(jconv.conv)) is jconv.conv
+
+
+@pytest.mark.parametrize("transposed", [False, True], ids=["conv", "conv_transpose"])
+@pytest.mark.parametrize(
+    ("space", "window"), [((8, 9), (3, 3)), ((8, 9), (5, 3)), ((9,), (3,)), ((4, 6, 5), (3, 3, 3))]
+)
+@pytest.mark.parametrize(("channels", "features"), [(3, 8), (3, 3), (5, 3), (3, 5)])
+def test_following_the_hint_about_layouts_gives_the_right_result(space, window, channels, features, transposed):
+    """Channels-first images and kernels, as in PyTorch: the error names every move that is needed."""
+    rank = len(space)
+    fn = jconv.conv_transpose if transposed else jconv.conv
+    x = jax.random.normal(jax.random.key(0), (2, channels, *space))
+    shape = (channels, features, *window) if transposed else (features, channels, *window)
+    kernel = jax.random.normal(jax.random.key(1), shape)
+    to_last, to_hwio = lambda x: jnp.moveaxis(x, 1, -1), lambda k: k.transpose(*range(2, rank + 2), 1, 0)
+    want = fn(to_last(x), to_hwio(kernel))
+    with pytest.raises(ValueError, match="x and kernel") as caught:
+        fn(x, kernel)
+    hint = str(caught.value)
+    moves = re.findall(r"jax\.numpy\.moveaxis\(x, -?\d, -1\)|kernel\.transpose\([\d, ]+\)", hint)
+    assert len(moves) == 2, hint
+    moved = {move.partition("x" if "moveaxis" in move else "kernel.")[0]: eval(move, {"jax": jax, "x": x, "kernel": kernel})
+             for move in moves}  # fmt: skip
+    np.testing.assert_array_equal(fn(*(moved[key] for key in sorted(moved, reverse=True))), want)
+
+
+@pytest.mark.parametrize(("call", "text"), [
+    (lambda: jconv.conv(image, kernel, "SAME"), "bias: got 'SAME', accepted is an array of numbers. Options are given by name"),
+    (lambda: jconv.conv(None, kernel), "x: got None, accepted is an array of numbers"),
+    (lambda: jconv.conv(image, None), "kernel: got None, accepted is an array"),
+    (lambda: jconv.conv_transpose(image, ones((3, 3, 4, 3)), object), "bias: got <class .object.>, accepted is an array"),
+    (lambda: jconv.conv_local(None, kernel), "x: got None"),
+    (lambda: jconv.conv_input_grad(None, kernel, image.shape), "g: got None"),
+    (lambda: jconv.conv_kernel_grad(image, "SAME", (3, 3)), "g: got 'SAME'"),
+    (lambda: jconv.conv_bias_grad(object), "g: got <class 'object'>"),
+    (lambda: jconv.max_pool(None, (2,)), "x: got None"),
+    (lambda: jconv.convolve([1.0, [2.0]], [1.0]), r"in1: got \[1.0, \[2.0\]\], accepted is an array"),
+    (lambda: jconv.correlate([1.0], None), "in2: got None"),
+])  # fmt: skip
+def test_what_is_no_array_is_named(call, text):
+    with pytest.raises(TypeError, match=text):
+        call()

@@ -2,8 +2,12 @@
 
 import concurrent.futures
 import functools
+import json
+import os
 import pathlib
-import re
+import subprocess
+import sys
+import textwrap
 
 import jax
 import numpy as np
@@ -141,16 +145,45 @@ def test_the_same_bits_from_run_to_run():
         jax.tree.map(np.testing.assert_array_equal, grads(x, k), first)
 
 
+HUGE_PAGES = """
+    import mmap, pathlib, re
+    import jax, jconv, numpy as np
+
+    def advised(array):
+        'Whether all that is mapped where it lies is advised.'
+        begin, flags = array.__array_interface__["data"][0], {}
+        for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
+            if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+                area = int(found[1], 16), int(found[2], 16)
+            elif line.startswith("VmFlags:") and area[0] < begin + array.nbytes and begin < area[1]:
+                flags[area] = line.split()
+        return bool(flags) and all("hg" in found for found in flags.values())
+
+    def result(megabytes):
+        x = np.zeros((1, 128, 32 * megabytes, 4), np.float32)
+        y = np.asarray(jconv.conv(x, np.ones((1, 1, 4, 64), np.float32), algorithm="onednn"))
+        assert y.nbytes == megabytes << 20 and not y.flags.owndata
+        return y
+
+    with mmap.mmap(-1, 8 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as area:
+        array = np.frombuffer(area, np.uint8)
+        shown = [advised(array), area.madvise(mmap.MADV_HUGEPAGE), advised(array)] == [False, None, True]
+        del array
+    found = [advised(result(size)) for size in (36, 48)]
+    side_by_side = [result(36), result(36)]
+    found += map(advised, side_by_side)
+    del side_by_side
+    print([shown, *found, advised(result(48))])
+"""
+
+
 def test_large_results_are_advised_to_lie_in_huge_pages():
-    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not setting.exists():
-        pytest.skip("this system has no huge pages of that kind")
-    y = CONV(np.ones((1, 1024, 1024, 4), np.float32), np.ones((1, 1, 4, 16), np.float32))
-    at, flags = y.unsafe_buffer_pointer(), None
-    for line in pathlib.Path("/proc/self/smaps").read_text().splitlines():
-        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
-            inside = int(found[1], 16) <= at < int(found[2], 16)
-        elif line.startswith("VmFlags:") and inside:
-            flags = line.split()
-    assert flags is not None
-    assert "hg" in flags
+    """All of each, wherever a smaller one lay before; in a process of its own, whose heap has no room for them."""
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(HUGE_PAGES)]
+    folders = [str(pathlib.Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    shown, *results = json.loads(done.stdout.lower())
+    if not shown:
+        pytest.skip("this system does not say what is advised")
+    assert all(results), results

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -23,11 +27,13 @@ import pytest
 import training
 from jax import numpy as jnp
 
+import jconv
 from jconv.layers import Dense
 
 from . import small_training
 
 ROOT = Path(__file__).parent.parent
+LONG = 1800  # seconds: no process takes as long, on a machine that is busy either
 STEPS = 24  # of each of the two trainings of small_training.py: 6 epochs of 4
 
 
@@ -168,7 +174,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
                 time.sleep(0.005)
             time.sleep(rng.uniform(0, 0.1))
             process.kill()
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=LONG)
         assert process.returncode == -signal.SIGKILL, errors
         unfinished += bool(list(out.glob("checkpoints/*/unfinished*")))
         reached.append([max(checkpoints.steps(out / "checkpoints" / name), default=0) for name in ("first", "second")])
@@ -176,7 +182,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
     assert reached == sorted(reached), "a step that was saved was lost"
     assert reached[0] < reached[-1]
     process = start_small(out, *options)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 0, errors
     assert_same(out, undisturbed)
     assert not list(out.rglob("*.tmp"))
@@ -189,7 +195,7 @@ def test_signals_stop_and_save(tmp_path, undisturbed, number):
     while not list(tmp_path.glob("checkpoints/first/0*")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     (step,) = checkpoints.steps(tmp_path / "checkpoints/first")[-1:]
@@ -314,14 +320,71 @@ def test_no_file_may_be_longer(tmp_path, limit, width):
     shutil.copytree(tmp_path / "whole", tmp_path / "out")
     shutil.rmtree(tmp_path / "out/checkpoints/second")
     (tmp_path / "out/params.safetensors").unlink()
-    before = {path: path.read_bytes() for path in (tmp_path / "out/checkpoints").rglob("*") if path.is_file()}
+    before = contents(tmp_path / "out/checkpoints")
     process = start_small(tmp_path / "out", "--resume", *map(str, options), FILE_LIMIT=str(limit))
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 2
     assert "the checkpoint of step 4 cannot be saved (File too large); there is no checkpoint before it" in errors
-    assert {path: path.read_bytes() for path in (tmp_path / "out/checkpoints").rglob("*") if path.is_file()} == before
+    assert "Traceback" not in errors
+    assert errors.count(" error: ") == 1
+    assert contents(tmp_path / "out/checkpoints") == before
     assert small(tmp_path / "out", "--resume", *options) == 0
     assert_same(tmp_path / "out", tmp_path / "whole")
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextlib.contextmanager
+def file_limit(size: int):
+    """Files here may have that many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("limit", [60, 90, 110, 200, 300, 500, 900, 1400, 5000, 9000, 20000, 50000, 100000, 200000])
+def test_whichever_file_cannot_be_written(tmp_path, capfd, limit):
+    """Nobody writes on after the error, says something about it elsewhere, or has left anything behind."""
+    rng = np.random.default_rng(0)
+    tree = {f"layer {i}": {"kernel": rng.normal(size=(5, 1 + 150 * i)), "bias": rng.normal(size=9)} for i in range(20)}
+    checkpoints.save(tmp_path, 1, tree, {"losses": [0.5]})
+    before, threads = contents(tmp_path), set(threading.enumerate())
+    with file_limit(limit), pytest.raises(OSError, match=r"step 2 cannot be saved \(File too large\); .* step 1\."):
+        checkpoints.save(tmp_path, 2, tree, {"losses": list(range(400))})
+    assert set(threading.enumerate()) == threads
+    assert contents(tmp_path) == before
+    assert capfd.readouterr() == ("", "")
+    checkpoints.save(tmp_path, 2, tree, {"losses": []})
+    assert checkpoints.steps(tmp_path) == [1, 2]
+
+
+def test_what_cannot_be_deleted_either(tmp_path, monkeypatch):
+    """The error is still that of saving, and what is left is deleted before the next one is saved."""
+
+    def refuse(*args, **kwargs):
+        if not kwargs.get("ignore_errors"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoints, "write_atomically", refuse)
+        broken.setattr(shutil, "rmtree", refuse)
+        with pytest.raises(OSError, match=r"step 1 cannot be saved \(Input/output error\); there is no checkpoint"):
+            checkpoints.save(tmp_path, 1, {"a": np.ones(3)}, {})
+    assert list(tmp_path.glob("unfinished*"))
+    checkpoints.save(tmp_path, 1, {"a": np.ones(3)}, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["00000001"]
+
+
+@pytest.mark.parametrize("write", [files.write_atomically, jconv._files.write_atomically])
+def test_an_error_of_writing_names_the_file(tmp_path, write):
+    with file_limit(10), pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))):
+        write(tmp_path / "file", bytes(11))
+    assert not list(tmp_path.iterdir())
 
 
 def test_disk_becomes_full(half, undisturbed, capsys, monkeypatch):

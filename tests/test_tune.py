@@ -49,30 +49,55 @@ def selected(**options):
     return jconv.select_algorithm(*SHAPES, algorithm="tuned", **options)
 
 
-def delayed(monkeypatch, delays):
-    """Makes plans slower by so many seconds a call."""
+class Clock:
+    """In the place of `time` where plans are measured, so that no machine decides which is fast."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def taking(self, seconds, run):
+        """`run`, of which each call takes that long."""
+
+        def go():
+            self.now += seconds
+            return run()
+
+        return go
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    monkeypatch.setattr(_tune, "time", clock := Clock())
+    return clock
+
+
+@pytest.fixture
+def takes(monkeypatch, clock):
+    """Sets how many seconds each plan takes."""
     compiled = _tune.compiled
 
-    def slow(name, call, operands):
-        run, delay = compiled(name, call, operands), delays(name)
-        return lambda: (time.sleep(delay), run())[1]
+    def set_to(seconds):
+        run = lambda name, call, operands: clock.taking(seconds(name, call.role), compiled(name, call, operands))
+        monkeypatch.setattr(_tune, "compiled", run)
 
-    monkeypatch.setattr(_tune, "compiled", slow)
+    return set_to
 
 
 # What is measured ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("fast", ["einsum", "xla", "matmul"])
-def test_the_fastest_wins_and_is_what_runs(fast, monkeypatch):
+def test_the_fastest_wins_and_is_what_runs(fast, monkeypatch, takes):
     monkeypatch.setattr(_tune, "names_for", lambda call, limit: ["einsum", "xla", "matmul"])
-    delayed(monkeypatch, lambda name: 0.0 if name == fast else 0.02)
+    takes(lambda name, role: 0.0012 if name == fast else 0.02)
     (record,) = jconv.tune(SPEC, roles="forward", rounds=3)
     assert record.name == fast
-    assert record.seconds == record.measured[fast] == min(record.measured.values())
-    assert all(seconds >= 0.02 for name, seconds in record.measured.items() if name != fast)
+    assert record.measured == pytest.approx(dict.fromkeys(("einsum", "xla", "matmul"), 0.02) | {fast: 0.0012})
+    assert record.seconds == record.measured[fast]
     name, reason = selected()
     assert name == fast
     other = "matmul" if fast == "xla" else "xla"
-    for text in ("measured on", f"{record.seconds * 1e3:.3g} ms, against", f"for {'' if fast == 'xla' else other}"):
+    for text in ("measured on", "1.2 ms, against", f"for {'' if fast == 'xla' else other}"):
         assert text in reason
     x, k = (jnp.ones(shape) for shape in SHAPES)
     for algorithm in ("tuned", jconv.Algorithms(forward="tuned")):
@@ -83,17 +108,10 @@ def test_the_fastest_wins_and_is_what_runs(fast, monkeypatch):
     assert selected(role="kernel_grad").name == jconv.select_algorithm(*SHAPES, role="kernel_grad").name
 
 
-def test_the_gradients_run_what_was_measured_for_them(monkeypatch):
+def test_the_gradients_run_what_was_measured_for_them(monkeypatch, takes):
     monkeypatch.setattr(_tune, "names_for", lambda call, limit: ["xla", "einsum", "matmul"])
     fast = {"forward": "einsum", "input_grad": "matmul", "kernel_grad": "xla"}
-    compiled = _tune.compiled
-    monkeypatch.setattr(
-        _tune,
-        "compiled",
-        lambda name, call, operands: (lambda run: lambda: (time.sleep(0.01 * (name != fast[call.role])), run())[1])(
-            compiled(name, call, operands)
-        ),
-    )
+    takes(lambda name, role: 0.001 if name == fast[role] else 0.01)
     records = jconv.tune(SPEC, rounds=2)
     assert {r.role: r.name for r in records} == fast
     loss = lambda x, k: jnp.sum(jconv.conv(x, k, algorithm="tuned") ** 2)
@@ -101,7 +119,7 @@ def test_the_gradients_run_what_was_measured_for_them(monkeypatch):
     assert all(f"jconv.{role}.{name}" in text for role, name in fast.items())
 
 
-def test_a_plan_that_is_wrong_is_left_out_and_said(monkeypatch):
+def test_a_plan_that_is_wrong_is_left_out_and_said(monkeypatch, clock):
     monkeypatch.setattr(_tune, "names_for", lambda call, limit: ["einsum", "matmul", "xla"])
     compiled = _tune.compiled
 
@@ -111,7 +129,7 @@ def test_a_plan_that_is_wrong_is_left_out_and_said(monkeypatch):
             return lambda: run().at[0, 0, 0].add(0.1)
         if name == "matmul":
             return lambda: run() * jnp.nan
-        return lambda: (time.sleep(0.01), run())[1]
+        return clock.taking(0.01, run)
 
     monkeypatch.setattr(_tune, "compiled", broken)
     (record,) = jconv.tune(SPEC, roles="forward", rounds=1)
@@ -179,21 +197,16 @@ def test_it_is_deterministic_and_reproducible(monkeypatch):
     assert all(np.array_equal(*pair) for pair in zip(a, b, strict=True))
 
 
-def test_a_plan_far_behind_is_not_run_again():
-    count = {"quick": 0, "slow": 0}
+def test_a_plan_far_behind_is_not_run_again(clock):
+    count = {"quick": 0, "near": 0, "slow": 0}
 
     def run(name, seconds):
-        def go():
-            count[name] += 1
-            time.sleep(seconds)
-            return jnp.zeros(())
+        return clock.taking(seconds, lambda: count.update({name: count[name] + 1}) or np.zeros(()))
 
-        return go
-
-    found = _tune.interleaved({"quick": run("quick", 0.002), "slow": run("slow", 0.05)}, 6, False)
-    assert count["slow"] == 2
-    assert count["quick"] >= 7
-    assert found["slow"] > 10 * found["quick"]
+    seconds = {"quick": 0.002, "near": 0.005, "slow": 0.05}
+    found = _tune.interleaved({name: run(name, seconds[name]) for name in seconds}, 6, True)
+    assert count == {"quick": 7, "near": 7, "slow": 2}
+    assert found == pytest.approx(seconds)
 
 
 # What is found in a function -----------------------------------------------------------------------------
@@ -489,6 +502,7 @@ WRITER = """
     import sys
     from jconv import ConvSpec, _cache, _tune
     first, count = int(sys.argv[1]), int(sys.argv[2])
+    _cache.LOCK_SECONDS = 1e9
     for n in range(first, first + count):
         (call,) = _tune.calls_of(ConvSpec((1, 9 + n, 3), (3, 3, 4)), ["forward"], "float32", None, "cpu")
         _cache.remember({call: _cache.Choice("einsum", 1e-3 * (n + 1), {"einsum": 1e-3 * (n + 1)}, "2026-11-21")})

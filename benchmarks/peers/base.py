@@ -93,6 +93,11 @@ def padding_of_transposed(spec: jconv.ConvSpec) -> tuple[int, ...]:
     return pads
 
 
+def rounded(value: float) -> float:
+    """A figure in six digits, however small it is."""
+    return float(f"{value:.6g}")
+
+
 def seconds(run: Callable[[], Any], calls: int = 1) -> float:
     """Seconds for one call, as the mean over `calls`; each waits for its result."""
     start = time.perf_counter()
@@ -112,4 +117,4 @@ def fastest(
         while len(times) < calls and sum(times) < enough_s:
             times.append(seconds(run))
         best[name] = min(times)
-    return min(best, key=lambda n: best[n]), {name: round(s * 1e3, 4) for name, s in best.items()}
+    return min(best, key=lambda n: best[n]), {name: rounded(s * 1e3) for name, s in best.items()}

@@ -31,6 +31,7 @@ from .base import (
     kernel_layout,
     load,
     padding_of_transposed,
+    rounded,
 )
 
 
@@ -70,8 +71,8 @@ class JaxPeer:
         end = time.perf_counter()
         memory = executable.memory_analysis()
         facts = {
-            "lower_s": round(middle - start, 4),
-            "compile_s": round(end - middle, 4),
+            "lower_s": rounded(middle - start),
+            "compile_s": rounded(end - middle),
             "workspace_bytes": int(memory.temp_size_in_bytes) if memory else None,
         }
         return Prepared(

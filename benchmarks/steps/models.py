@@ -27,7 +27,7 @@ from benchmarks.networks import (
     walk,
     with_parameters,
 )
-from benchmarks.peers.base import image_layout, kernel_layout, load
+from benchmarks.peers.base import image_layout, kernel_layout, load, rounded
 from benchmarks.peers.on_jax import load_keras
 from jconv import layers as jl
 
@@ -75,8 +75,8 @@ def stepper(model: Model, x: np.ndarray, labels: np.ndarray) -> Stepper:
 
     memory = executable.memory_analysis()
     facts = {
-        "lower_s": round(middle - start, 4),
-        "compile_s": round(end - middle, 4),
+        "lower_s": rounded(middle - start),
+        "compile_s": rounded(end - middle),
         "workspace_bytes": int(memory.temp_size_in_bytes) if memory else None,
     }
     return Stepper(run, facts)

@@ -56,12 +56,18 @@ def has_objects(tree: Any) -> bool:
     return is_object is not None and any(map(is_object, jax.tree.leaves(tree, is_leaf=is_object)))
 
 
-def unbound(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """A function, and as its first argument the object of Flax nnx that it is a method of, or that is called itself."""
+def unbound(fn: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """A function without what it is given beforehand, and that: arguments like others.
+
+    Of a `functools.partial` its arguments; of a method of an object of Flax nnx, or such an object itself, the object.
+    """
     owner, function = getattr(fn, "__self__", None), getattr(fn, "__func__", None)
+    if isinstance(fn, functools.partial):
+        inner, args, kwargs = unbound(fn.func)
+        return inner, (*args, *fn.args), {**kwargs, **fn.keywords}
     if function is not None and has_objects(owner):
-        return function, (owner,)
-    return (type(fn).__call__, (fn,)) if has_objects(fn) else (fn, ())
+        return function, (owner,), {}
+    return (type(fn).__call__, (fn,), {}) if has_objects(fn) else (fn, (), {})
 
 
 @contextlib.contextmanager

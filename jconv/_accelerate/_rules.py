@@ -114,7 +114,10 @@ def filled(leaves: Iterable[Any], is_input: Callable[[Any], bool], inputs: Itera
     return [next(found) if is_input(leaf) else leaf for leaf in leaves]
 
 
-def _shape(aval: Any) -> jax.ShapeDtypeStruct:
+def _shape(aval: Any) -> Any:
+    """What `jax.make_jaxpr` is given for an input of a jaxpr."""
+    if not isinstance(aval, jax.core.ShapedArray):  # a reference, which stands for itself
+        return aval
     varying = getattr(getattr(aval, "mat", None), "varying", None)
     extra = {"vma": varying} if varying else {}
     return jax.ShapeDtypeStruct(aval.shape, aval.dtype, weak_type=aval.weak_type, **extra)

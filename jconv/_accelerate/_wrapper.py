@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from .._algorithms.base import Algorithms
+from .._names import named
 from .._primitive import Literal
 from .._select import canonical
 from . import _libraries
@@ -154,7 +155,7 @@ class Accelerated:
     def __init__(self, fn: Callable[..., Any], algorithm: str | Algorithms) -> None:
         functools.update_wrapper(self, fn, updated=())
         self._name = getattr(fn, "__qualname__", type(fn).__name__)
-        fn, self._bound = _libraries.unbound(fn)
+        fn, self._given, self._options = _libraries.unbound(fn)
         self._fn, self._algorithm = fn, canonical(algorithm)
         # A jitted function is traced once for each kind of arguments, and so is it here; any other is run each time.
         self._is_jitted = fn._is_jitted if isinstance(fn, Accelerated) else _libraries.is_jitted(fn)
@@ -174,7 +175,7 @@ class Accelerated:
         return self if instance is None else types.MethodType(self, instance)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        args = (*self._bound, *args)
+        args, kwargs = (*self._given, *args), {**self._options, **kwargs}
         is_jax_jit = _libraries.is_jax_jit(self._fn)
         arrays = is_jax_jit and all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((args, kwargs)))
         if arrays and self._quick is not None:
@@ -297,7 +298,7 @@ class Accelerated:
 
     def replaced(self, *args: Any, **kwargs: Any) -> tuple[Replacement, ...]:
         """What becomes of each convolution for these arguments (arrays, or their `jax.ShapeDtypeStruct`)."""
-        args = (*self._bound, *args)
+        args, kwargs = (*self._given, *args), {**self._options, **kwargs}
         if self._wants_trees(args, kwargs):
             with _libraries.as_trees(self, args, kwargs) as trees:
                 return self._for_objects().replaced(*trees)
@@ -331,6 +332,7 @@ def replace(fn: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *args: Replacer(canonical("auto")).again(fn, *args)
 
 
+@named
 def accelerate(fn: Callable[..., Any], *, algorithm: str | Algorithms = "auto") -> Accelerated:
     """A function with every convolution of jax.lax in it replaced by jconv's: y = fn(x), sooner.
 
@@ -339,17 +341,24 @@ def accelerate(fn: Callable[..., Any], *, algorithm: str | Algorithms = "auto") 
     The result can be jitted, differentiated and vmapped as before. Convolutions inside jit, scan, while, cond,
     checkpoint, shard_map and custom derivatives are replaced too.
 
+    Whatever `fn` does beside computing stays as it is. Leaves of arguments and results that are no arrays (functions,
+    strings, Python numbers) pass as they are. Dicts and lists among the arguments, objects of Flax nnx and variables of
+    Keras are changed where `fn` changes them. What a trace cannot carry, such as state that a function of Haiku or a
+    module of Flax linen collects around `fn`, is an error that says what to accelerate instead.
+
     Args:
-        fn: takes and returns pytrees of arrays. Arguments that are no arrays (Python numbers, strings, functions) stay
-            what they are. A jitted function keeps its static and donated arguments, and is traced once for each kind of
-            arguments; any other is traced with every call, so jit it, or what calls it.
+        fn: a function of pytrees, jitted (`jax.jit`, `flax.nnx.jit`, `equinox.filter_jit`) or not. A jitted one keeps
+            its static and donated arguments, and is traced once for each kind of arguments; any other is traced with
+            every call, so jit it, or what calls it. A function that is traced again and again is reported once.
         algorithm: as for `jconv.conv`.
 
     Returns:
         A function of the same arguments. Its method ``replaced(*args)`` tells what becomes of each convolution: the
-        role and geometry that it is computed as, or why it is left to XLA.
+        role and geometry that it is computed as, or why it is left to XLA; ``lower(*args)`` is that of a jitted
+        function.
 
     Raises:
+        TypeError: for something that is no function; in a call, where `fn` changes what no trace can carry.
         ValueError: for an unknown algorithm; and what `fn` raises.
 
     >>> import jax, jax.numpy as jnp
@@ -362,7 +371,7 @@ def accelerate(fn: Callable[..., Any], *, algorithm: str | Algorithms = "auto") 
     (1, 3, 8, 8) with (4, 3, 3, 3), float32: forward
 
     References:
-        How a convolution of lax becomes a role of jconv: the top of ``jconv/_accelerate.py``.
+        How a convolution of lax becomes a role of jconv: the top of ``jconv/_accelerate/_role.py``.
     """
     if not callable(fn):
         raise TypeError(f"fn: got {fn!r}, accepted is a function.")

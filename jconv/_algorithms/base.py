@@ -156,7 +156,8 @@ class Algorithm:
     none for this call; without it what there is to finish is done to the result.
 
     `exact`: whether its error is at most that of direct summation. `local`: whether a NaN or an Inf reaches only the
-    results whose definition contains it. `portable`: whether it consists of XLA's own operations.
+    results whose definition contains it. `portable`: whether it consists of XLA's own operations. `description`:
+    what it is, in one line; where there is none the first line of its file says it.
     """
 
     name: str
@@ -169,6 +170,7 @@ class Algorithm:
     exact: bool = True
     local: bool = True
     portable: bool = True
+    description: str = ""
 
     def run(self, role: Role) -> Run:
         return getattr(self, role)
@@ -225,6 +227,7 @@ class Reduction:
     local: bool = False
     exact: bool = True
     moves: bool = True
+    description: str = ""
 
 
 OPERANDS: dict[Role, str] = {"forward": "xk", "input_grad": "yk", "kernel_grad": "xy"}  # arguments of T

@@ -297,6 +297,7 @@ def _algorithm(m: int) -> Algorithm:
         functools.partial(work, m=m),
         exact=False,
         local=False,
+        description=f"windows of 3 by fewer products, {m} outputs along each axis at a time (Winograd's F({m}, 3)).",
     )
 
 

@@ -8,19 +8,23 @@ from collections.abc import Callable, Sequence
 import jax
 
 from .. import _pool
-from .._spec import ConvSpec, Padding, nearest, per_axis
-from .base import Geometry, Layer, looks_at, stateless, tagged, window_of
+from .._names import nearest
+from .._spec import ConvSpec, Padding
+from .base import Geometry, Layer, constructor, looks_at, sizes, stateless, window_of
 
 
-def _pool_layer(kind, function, window_shape, strides, padding, name, **options) -> Layer:
+def _pool_layer(kind, function, window_shape, strides, padding, ceil_mode, name, **options) -> Layer:
+    sizes(window_shape, "window_shape")
+    sizes(strides, "strides")
+
     def fn(x):
         window = window_of(window_shape, x.shape, "window_shape")
-        return function(x, window, strides=strides, padding=padding, **options)
+        return function(x, window, strides=strides, padding=padding, ceil_mode=ceil_mode, **options)
 
     def geometry(input_shape):
         window = window_of(window_shape, input_shape, "window_shape")
-        steps = window if strides is None else per_axis(strides, len(window), "strides")
-        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=steps, padding=padding)
+        each = _pool.windows(input_shape, window, strides, padding, ceil_mode)
+        spec = ConvSpec((*input_shape[1:-1], 1), (*window, 1, 1), strides=each.strides, padding=each.reach)
         outputs = math.prod(layer.output_shape(input_shape)[1:])
         return Geometry(connections=outputs * math.prod(window), **looks_at(spec.axes))
 
@@ -28,11 +32,13 @@ def _pool_layer(kind, function, window_shape, strides, padding, name, **options)
     return layer
 
 
+@constructor
 def MaxPool(
     window_shape: int | Sequence[int],
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     name: str | None = None,
 ) -> Layer:
     """The largest element of each window: y[b, o, c] = max_t x[b, o s + t, c].
@@ -41,6 +47,7 @@ def MaxPool(
         window_shape: the window; one integer, or one for each spatial axis.
         strides: step between windows; by default the window.
         padding: as for `jconv.max_pool`.
+        ceil_mode: as for `jconv.max_pool`.
         name: in a `Sequential`.
 
     Returns:
@@ -55,14 +62,16 @@ def MaxPool(
     References:
         `jconv.max_pool`.
     """
-    return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, name)
+    return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, ceil_mode, name)
 
 
+@constructor
 def AvgPool(
     window_shape: int | Sequence[int],
     *,
     strides: int | Sequence[int] | None = None,
     padding: Padding = "VALID",
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
     name: str | None = None,
 ) -> Layer:
@@ -72,6 +81,7 @@ def AvgPool(
         window_shape: the window; one integer, or one for each spatial axis.
         strides: step between windows; by default the window.
         padding: as for `jconv.avg_pool`.
+        ceil_mode: as for `jconv.avg_pool`.
         count_include_pad: as for `jconv.avg_pool`.
         name: in a `Sequential`.
 
@@ -88,10 +98,11 @@ def AvgPool(
         `jconv.avg_pool`.
     """
     return _pool_layer(
-        "AvgPool", _pool.avg_pool, window_shape, strides, padding, name, count_include_pad=count_include_pad
+        "AvgPool", _pool.avg_pool, window_shape, strides, padding, ceil_mode, name, count_include_pad=count_include_pad
     )
 
 
+@constructor
 def GlobalAvgPool(*, name: str | None = None) -> Layer:
     """The mean of each channel over all positions: y[b, c] = mean_o x[b, o, c].
 
@@ -113,6 +124,7 @@ def GlobalAvgPool(*, name: str | None = None) -> Layer:
     return stateless(_pool.global_avg_pool, "GlobalAvgPool", name)
 
 
+@constructor
 def GlobalMaxPool(*, name: str | None = None) -> Layer:
     """The largest element of each channel over all positions: y[b, c] = max_o x[b, o, c].
 
@@ -134,6 +146,7 @@ def GlobalMaxPool(*, name: str | None = None) -> Layer:
     return stateless(_pool.global_max_pool, "GlobalMaxPool", name)
 
 
+@constructor
 def Flatten(*, name: str | None = None) -> Layer:
     """All axes but the first in one: y[b, (h W + w) C + c] = x[b, h, w, c].
 
@@ -162,6 +175,7 @@ _ACTIVATIONS: dict[str, Callable] = {
 }  # fmt: skip
 
 
+@constructor
 def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | None = None) -> Layer:
     """Applies a function to each element (softmax: to each row): y = f(x).
 
@@ -188,6 +202,5 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
         function = _ACTIVATIONS[function]
     if not callable(function):
         raise TypeError(f"function: got {function!r}, accepted is a function, {nearest(function, _ACTIVATIONS)}")
-    layer = stateless(function, getattr(function, "__name__", "Activation"), name)
-    tagged(layer.apply, activation="relu" if function is jax.nn.relu else None)
-    return layer
+    kind = getattr(function, "__name__", "Activation")
+    return stateless(function, kind, name, activation="relu" if function is jax.nn.relu else None)

@@ -29,6 +29,7 @@ LIBRARY = "libjconv_onednn.so"
 DTYPES = ("float32", "bfloat16", "float16", "int8")
 ACTIVATIONS = {None: 0, "relu": 1}
 ROLES = {"forward": 0, "input_grad": 1, "kernel_grad": 2}
+AVX2_VNNI, AVX512_VNNI = 0x8, 0x40  # bits of dnnl_cpu_isa_t
 # The numbers of xla::ffi::DataType
 NUMBERS = {"float32": 11, "float16": 10, "bfloat16": 16, "int8": 2, "int32": 4}
 
@@ -105,6 +106,17 @@ def _result(call: Call) -> np.dtype:
     return jnp.dtype(call.accumulator)
 
 
+@functools.cache
+def _sums_in_32_bits() -> bool:
+    """Whether oneDNN has the instructions that add products of int8 in 32 bits: VNNI, with vectors of 256 or 512 bits.
+
+    Without them it scales kernels down and adds pairs of products in 16 bits, and the result is not the sum.
+    """
+    ask = library().dnnl_get_effective_cpu_isa  # of oneDNN itself, which the library is linked with
+    ask.restype = ctypes.c_int
+    return bool(ask() & (AVX2_VNNI | AVX512_VNNI))
+
+
 @functools.lru_cache(maxsize=4096)
 def _describe(values: tuple[int, ...]) -> tuple[str, int]:
     text, size = ctypes.create_string_buffer(256), ctypes.c_int64(256)
@@ -133,6 +145,8 @@ def supports(call: Call) -> str | None:
         return f"onednn takes {', '.join(DTYPES)}, not {call.dtype}"
     if call.is_integer and call.role != "forward":
         return "onednn takes integers in the forward pass alone"
+    if call.is_integer and not _sums_in_32_bits():
+        return "oneDNN adds products of int8 in 16 bits, which wrap or saturate, where a processor has no VNNI"
     if not 1 <= spec.rank <= 3:
         return f"onednn takes one to three spatial axes, here are {spec.rank}"
     if any(q > 1 for q in spec.input_dilation):
@@ -231,4 +245,5 @@ def work(call: Call) -> Work:
 def algorithm() -> Algorithm:
     """What the entry point gives jconv; raises where the library cannot be loaded."""
     library()
-    return Algorithm("onednn", _run, _run, _run, supports, work, _finished, portable=False)
+    about = "oneDNN's own convolutions, compiled for the processor at hand, on CPUs alone."
+    return Algorithm("onednn", _run, _run, _run, supports, work, _finished, portable=False, description=about)

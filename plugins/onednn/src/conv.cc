@@ -411,7 +411,8 @@ Turns& turns() {
 // it is first written: in a training step that costs up to a third of the time. Huge pages need a 512th of the faults, where
 // the system gives them to those who ask (transparent_hugepage/enabled: madvise, the usual setting). So the whole mapping in
 // which a large result lies is advised, each time, as it may be a new one at the same place. What mapping that is takes
-// long to find, and is kept. It is advice alone: what was mapped there before or since is as it was, but for its pages.
+// long to find, and is kept; one that does not hold all of the result is an old one. It is advice alone: what was mapped
+// there before or since is as it was, but for its pages.
 class HugePages {
  public:
   void prefer(const void* data, size_t size) {
@@ -420,11 +421,11 @@ class HugePages {
     std::lock_guard<std::mutex> lock(mutex_);
     const Mapping* found = nullptr;
     for (const Mapping& known : known_) {
-      if (known.begin <= at && at < known.end) found = &known;
+      if (known.begin <= at && at + size <= known.end) found = &known;
     }
     if (!found) {
       if (known_.size() == kKept) known_.erase(known_.begin());
-      known_.push_back(mapping_of(at));
+      known_.push_back(mapping_of(at, at + size));
       found = &known_.back();
     }
     if (found->unnamed) madvise(reinterpret_cast<void*>(found->begin), found->end - found->begin, MADV_HUGEPAGE);
@@ -438,15 +439,18 @@ class HugePages {
     bool unnamed;  // no file, and neither heap nor stack
   };
 
-  static Mapping mapping_of(uintptr_t at) {
-    Mapping found = {at, at + 1, false};
+  static Mapping mapping_of(uintptr_t at, uintptr_t to) {
+    Mapping found = {at, to, false};
     if (FILE* maps = std::fopen("/proc/self/maps", "re")) {
       char line[512];
       while (std::fgets(line, sizeof line, maps)) {
         uintptr_t begin, end;
         int named = 0;  // where the name begins
         if (std::sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %*s %n", &begin, &end, &named) < 2) continue;
-        if (begin <= at && at < end) found = {begin, end, named > 0 && (line[named] == '\0' || line[named] == '\n')};
+        const bool unnamed = named > 0 && (line[named] == '\0' || line[named] == '\n');
+        if (begin <= at && at < end) found = {begin, end, unnamed};
+        // advice that reached a part of it has cut it in two
+        if (begin == found.end && begin < to && found.unnamed && unnamed) found.end = end;
       }
       std::fclose(maps);
     }
