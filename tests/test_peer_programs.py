@@ -19,7 +19,7 @@ from jconv import _primitive
 pytestmark = pytest.mark.standard_modes  # which these libraries take for granted
 
 RNG = np.random.default_rng(0)
-LABELS = RNG.integers(5, size=(4, 8))
+LABELS = RNG.integers(5, size=(4, 8), dtype=np.int32)
 TINTS = RNG.standard_normal((5, 3))  # what tells the classes apart
 IMAGES = np.asarray(RNG.standard_normal((4, 8, 8, 8, 3)) + TINTS[LABELS][:, :, None, None], np.float32)
 BATCHES = [(jnp.asarray(x), jnp.asarray(y)) for x, y in zip(IMAGES, LABELS, strict=True)] * 5  # 20 steps

@@ -46,6 +46,7 @@ def test_programs_of_the_documentation(title, program, monkeypatch):
 
 CONV = "jax.lax.conv_general_dilated(jnp.ones((1, 2, 5)), jnp.ones((3, 2, 3)), (1,), 'SAME')"
 CHECKOUT = f"""
+import jax
 from jax import numpy as jnp
 from jax._src.lax.convolution import conv_transpose  # a reference of its own
 

@@ -133,7 +133,7 @@ def _convolution(replacer, eqn, args):
     replacer.note(eqn, replacer.path[:-1], view)
     if isinstance(view, str):
         return bind(eqn, list(map(settled, args)))
-    compute = lambda *args: view.compute(*args, replacer.algorithm, params["precision"], out.dtype)
+    compute = lambda lhs, rhs: view.compute(lhs, rhs, replacer.algorithm, params["precision"], out.dtype)
     explicit = explicit_axes(out.sharding.mesh)
     with jax.named_scope("jconv.accelerate"):
         if not explicit:
