@@ -1,5 +1,7 @@
 """What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
 
+What was measured on this machine is not read.
+
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """
 
@@ -18,6 +20,7 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later version
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["JCONV_CACHE"] = os.path.join(os.devnull, "tuned.json")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
