@@ -5,6 +5,8 @@ the standard modes for granted, or is about them, is marked `standard_modes`; do
 What is marked `checked` runs with JAX's own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the
 environment everything does.
 
+What was measured on this machine is not read.
+
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """
 
@@ -23,6 +25,7 @@ if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later version
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["JCONV_CACHE"] = os.path.join(os.devnull, "tuned.json")
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import sys
+import time
+from pathlib import Path
 
 import files
 import jax
@@ -78,7 +80,20 @@ def die_at_file_event(number: int, folder: str) -> None:
     sys.addaudithook(hook)
 
 
+def wait_at_first_checkpoint(go: Path) -> None:
+    """Once the first checkpoint has its name, waits for a file."""
+
+    def hook(event: str, arguments: tuple) -> None:
+        if event == "os.rename" and Path(arguments[1]).name == "00000002":  # so that of step 1 is there
+            while not go.exists():
+                time.sleep(0.01)
+
+    sys.addaudithook(hook)
+
+
 if __name__ == "__main__":
+    if "WAIT_FOR" in os.environ:
+        wait_at_first_checkpoint(Path(os.environ["WAIT_FOR"]))
     if "DIE_AT" in os.environ:
         die_at_file_event(int(os.environ["DIE_AT"]), os.environ["DIE_IN"])
     if "FILE_LIMIT" in os.environ:  # bytes that a file may have

@@ -229,7 +229,7 @@ def test_predict(trained, tmp_path, capsys):
     first, *lines = capsys.readouterr().out.splitlines()
     shares = {line.split()[0]: float(line.split()[1].rstrip("%")) for line in lines}
     assert sum(shares.values()) == pytest.approx(100, abs=1)
-    assert first.split()[-1] == max(shares, key=shares.__getitem__)
+    assert shares[first.split()[-1]] == max(shares.values())
 
 
 def test_picture_becomes_like_those_of_mnist(tmp_path):

@@ -167,12 +167,14 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
     for kill in range(12):
         if kill % 3:  # within Python's part of writing: at a random one of its operations on files
             process = start_small(out, *options, DIE_AT=str(rng.randrange(5, 220)), DIE_IN=str(out))
-        else:  # at a random time after the first new checkpoint
+        else:  # at a random time, of which the next checkpoint takes most
             process = start_small(out, *options)
-            before = set(out.glob("checkpoints/*/0*"))
-            while not set(out.glob("checkpoints/*/0*")) - before and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.1))
+            seen, new = set(out.glob("checkpoints/*/0*")), []
+            while len(new) < 2 and process.poll() is None:
+                if set(out.glob("checkpoints/*/0*")) - seen:
+                    seen |= set(out.glob("checkpoints/*/0*"))
+                    new.append(time.perf_counter())
+            time.sleep(rng.uniform(0, 1.2) * (new[-1] - new[0]) if new else 0)
             process.kill()
         _, errors = process.communicate(timeout=LONG)
         assert process.returncode == -signal.SIGKILL, errors
@@ -191,10 +193,12 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_stop_and_save(tmp_path, undisturbed, number):
-    process = start_small(tmp_path, "--checkpoint-every", "1")
+    """In the middle of the training, which until then waits with its second checkpoint, however late the signal is."""
+    process = start_small(tmp_path, "--checkpoint-every", "1", WAIT_FOR=str(tmp_path / "go"))
     while not list(tmp_path.glob("checkpoints/first/0*")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
+    (tmp_path / "go").touch()
     _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
@@ -356,7 +360,7 @@ def test_whichever_file_cannot_be_written(tmp_path, capfd, limit):
     before, threads = contents(tmp_path), set(threading.enumerate())
     with file_limit(limit), pytest.raises(OSError, match=r"step 2 cannot be saved \(File too large\); .* step 1\."):
         checkpoints.save(tmp_path, 2, tree, {"losses": list(range(400))})
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads
     assert contents(tmp_path) == before
     assert capfd.readouterr() == ("", "")
     checkpoints.save(tmp_path, 2, tree, {"losses": []})
