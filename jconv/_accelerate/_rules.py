@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import numpy as jnp
+from jax.core import ShapedArray
 
 from .._algorithms.base import Algorithms
 from .._conv import explicit_axes
@@ -116,7 +117,7 @@ def filled(leaves: Iterable[Any], is_input: Callable[[Any], bool], inputs: Itera
 
 def _shape(aval: Any) -> Any:
     """What `jax.make_jaxpr` is given for an input of a jaxpr."""
-    if not isinstance(aval, jax.core.ShapedArray):  # a reference, which stands for itself
+    if not isinstance(aval, ShapedArray):  # a reference, which stands for itself
         return aval
     varying = getattr(getattr(aval, "mat", None), "varying", None)
     extra = {"vma": varying} if varying else {}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from .._algorithms.base import Algorithms
 from .._names import named
@@ -91,7 +92,7 @@ def _same(a: Any, b: Any) -> bool:
 class _Nth(NamedTuple):
     """A dict or list that was among the arguments already, in what another one holds."""
 
-    index: int
+    place: int
 
 
 def _mapped(fn: Callable[[Any], Any], container: Any) -> Any:
@@ -129,7 +130,7 @@ class _Snapshot:
 def _write_back(args: Any, contents: dict[int, Any]) -> None:
     containers = list(_containers(args)) if contents else []
     for i, content in contents.items():
-        now = _mapped(lambda v: containers[v.index] if isinstance(v, _Nth) else v, content)
+        now = _mapped(lambda v: containers[v.place] if isinstance(v, _Nth) else v, content)
         containers[i].clear()
         (containers[i].update if isinstance(now, dict) else containers[i].extend)(now)
 
@@ -263,7 +264,7 @@ class Accelerated:
         """A function that is not jitted."""
         inputs, closed, shape, watch = self._made(args, kwargs)
         results = Replacer(self._algorithm).run(closed, inputs)
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in (*inputs, *results)):
+        if not any(isinstance(leaf, Tracer) for leaf in (*inputs, *results)):
             self._count(None, "it is not jitted")
         result = jax.tree.structure(shape).unflatten(results)
         _write_back((args, kwargs), _loose(result.containers))
