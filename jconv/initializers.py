@@ -9,8 +9,13 @@ A kernel ``[*window, in // groups, out]`` gives each output ``window * in / grou
 | `glorot_uniform`, `glorot_normal` | the same, normal truncated | `xavier_uniform_`; normal not truncated | the same |
 | `he_uniform`, `he_normal` | the same, normal truncated | `kaiming_*_(nonlinearity="relu")`; not truncated | the same |
 | `lecun_uniform`, `lecun_normal` | the same, normal truncated | | the same |
-| `torch_default` | | default of `nn.Conv*`, `nn.Linear`; for `nn.ConvTranspose*` it takes the true fan-in | |
+| `torch_default` | | default of `nn.Conv*`, `nn.ConvTranspose*`, `nn.Linear` | |
 | `xavier_normal`, `kaiming_normal` | | those, not truncated | |
+
+Those under a name of PyTorch's count fans as it does, from the shape alone (`plain_fans` of `VarianceScaling`): groups
+are not taken off the fan-out, and a transposed convolution has the fan-in of the convolution which is transposed,
+``window * out / groups``. Keras and JAX count so too, so that with groups, or transposed, what is under their names
+draws from another range here than there.
 """
 
 from __future__ import annotations
@@ -74,12 +79,14 @@ class VarianceScaling:
         scale: variance of the weights times their fan.
         mode: which fan: ``"fan_in"``, ``"fan_out"`` or ``"fan_avg"``.
         distribution: ``"uniform"``, ``"truncated_normal"`` or ``"normal"``.
+        plain_fans: whether fans are ``window * shape[-2]`` and ``window * shape[-1]`` of every kernel, with groups and
+            transposed too, as PyTorch, Keras and JAX count them.
 
     Returns:
         A function ``init(key, shape, dtype=float32, *, feature_group_count=1, transposed=False)``.
 
     Raises:
-        ValueError: for an unknown mode or distribution.
+        ValueError: for an unknown mode or distribution, or a scale that is not positive.
 
     >>> import jax
     >>> weights = VarianceScaling(1.0, "fan_avg", "uniform")(jax.random.key(0), (3, 3, 1, 12))
@@ -93,8 +100,11 @@ class VarianceScaling:
     scale: float
     mode: str
     distribution: str
+    plain_fans: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 < self.scale < math.inf:
+            raise ValueError(f"scale: got {self.scale}, accepted is a positive number.")
         if self.mode not in _MODES:
             raise ValueError(f"mode: got {self.mode!r}, {_spec.nearest(self.mode, _MODES)}")
         if self.distribution not in _DISTRIBUTIONS:
@@ -113,9 +123,10 @@ class VarianceScaling:
         fan_shape: Sequence[int] | None = None,
     ) -> jax.Array:
         """Draws `shape`; `fan_shape`, if given, is the kernel whose fans set the scale (for its bias)."""
-        fan_in, fan_out = fans(fan_shape or shape, feature_group_count=feature_group_count, transposed=transposed)
+        counted = {} if self.plain_fans else {"feature_group_count": feature_group_count, "transposed": transposed}
+        fan_in, fan_out = fans(fan_shape or shape, **counted)
         fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
-        std = math.sqrt(self.scale / fan)
+        std = math.sqrt(self.scale / max(fan, 1))
         shape = tuple(shape)
         if jnp.issubdtype(dtype, jnp.complexfloating):  # half of the variance in each part
             part, real = dataclasses.replace(self, scale=self.scale / 2), jnp.finfo(dtype).dtype
@@ -131,9 +142,9 @@ class VarianceScaling:
         return jnp.asarray(std / kept, dtype) * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 
-def _named(name: str, scale: float, mode: str, distribution: str, equation: str, source: str):
+def _named(name: str, scale: float, mode: str, distribution: str, equation: str, source: str, plain_fans: bool = False):
     def make() -> VarianceScaling:
-        return VarianceScaling(scale, mode, distribution)
+        return VarianceScaling(scale, mode, distribution, plain_fans)
 
     make.__name__ = make.__qualname__ = name
     make.__doc__ = f"""{equation}.
@@ -143,7 +154,7 @@ def _named(name: str, scale: float, mode: str, distribution: str, equation: str,
 
     Returns:
         A function ``init(key, shape, dtype)``, the `VarianceScaling` of
-        ``{scale!r}``, ``{mode!r}``, ``{distribution!r}``.
+        ``{scale!r}``, ``{mode!r}``, ``{distribution!r}``{", plain_fans=True" if plain_fans else ""}.
 
     Raises:
         Nothing.
@@ -174,15 +185,18 @@ lecun_uniform = _named("lecun_uniform", 1.0, "fan_in", "uniform", "Uniform in +-
 lecun_normal = _named(
     "lecun_normal", 1.0, "fan_in", "truncated_normal", "Truncated normal of variance 1 / fan_in", _LECUN
 )
-xavier_normal = _named("xavier_normal", 1.0, "fan_avg", "normal", "Normal of variance 2 / (fan_in + fan_out)", _TORCH)
-kaiming_normal = _named("kaiming_normal", 2.0, "fan_in", "normal", "Normal of variance 2 / fan_in", _TORCH)
+xavier_normal = _named(
+    "xavier_normal", 1.0, "fan_avg", "normal", "Normal of variance 2 / (fan_in + fan_out)", _TORCH, True
+)
+kaiming_normal = _named("kaiming_normal", 2.0, "fan_in", "normal", "Normal of variance 2 / fan_in", _TORCH, True)
 torch_default = _named(
     "torch_default",
     1 / 3,
     "fan_in",
     "uniform",
     "Uniform in +-1 / sqrt(fan_in)",
-    "reset_parameters of torch.nn.Conv2d and torch.nn.Linear; their bias is drawn from the same range.",
+    "reset_parameters of torch.nn.Conv2d, ConvTranspose2d and Linear; their bias is drawn from the same range.",
+    True,
 )
 
 

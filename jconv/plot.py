@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from ._spec import integer, is_sequence, nearest, sequence
-from .layers.base import Layer, Shape, Tree
+from ._names import nearest
+from ._spec import integer, is_sequence
+from .layers.base import ArrayShape, Layer, Shape, Tree, array_shape
 from .layers.table import seen
 
 if TYPE_CHECKING:
@@ -44,8 +45,13 @@ def _figure(width: float, height: float, title: str, layout: Any = "constrained"
 
 
 def _array(value: Any, argument: str, axes: str, ranks: Sequence[int]) -> np.ndarray:
-    """The value in NumPy, of one of these ranks and finite; ValueError otherwise."""
+    """The value in NumPy, of one of these ranks, real and finite; ValueError otherwise."""
     array = np.asarray(value)
+    if np.iscomplexobj(array):
+        raise ValueError(
+            f"{argument}: got {array.dtype}, accepted are real numbers: abs() gives their magnitude, .real and .imag "
+            "their parts."
+        )
     if array.ndim not in ranks or 0 in array.shape:
         raise ValueError(f"{argument}: got shape {array.shape}, accepted is {axes}, none of them empty.")
     array = array.astype(np.float64)
@@ -143,7 +149,7 @@ def filters(
         A figure; the panels of filter i come in the order of the channels.
 
     Raises:
-        ValueError: for a kernel of another rank, elements that are not finite, or a bias of another shape.
+        ValueError: for a kernel of another rank, elements that are complex or not finite, or a bias of another shape.
         ImportError: where matplotlib is not installed.
 
     >>> import jax.numpy as jnp
@@ -272,7 +278,7 @@ def feature_maps(
         LeCun et al., "Gradient-based learning applied to document recognition", 1998, figure 2.
     """
     example = _example(x, index)
-    chain = _chain(layer, tuple(example.shape))
+    chain = _chain(layer, ArrayShape(example.shape, example.dtype))
     picked = _picked(names, [path for path, _, _ in chain])
 
     @jax.jit
@@ -512,7 +518,7 @@ def receptive_field(
     References:
         Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks", Distill, 2019.
     """
-    shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")
+    shape = array_shape(input_shape)
     if len(shape) not in (3, 4):
         raise ValueError(
             f"input_shape: got {shape}, accepted is [batch, length, channels] or [batch, height, width, channels]."
@@ -639,7 +645,8 @@ def saliency(
         A figure: the input, and the saliency, black where there is none.
 
     Raises:
-        ValueError: for an x of another rank, an index outside its axis, or a gradient that is not finite.
+        ValueError: for an x of another rank, an index outside its axis, outputs that are complex, or a gradient that is
+            not finite.
         ImportError: where matplotlib is not installed.
 
     >>> import jax.numpy as jnp
@@ -654,13 +661,15 @@ def saliency(
         and saliency maps", 2013, arXiv:1312.6034, section 3.
     """
     example = _example(x, index)
-    sizes = layer.output_shape(tuple(example.shape))[1:]
+    sizes = layer.output_shape(ArrayShape(example.shape, example.dtype))[1:]
     chosen = None if output is None else _place(output, sizes, "output", "outputs of the network")
 
     @jax.jit
     def run(params, state, example):
         def score(value):
             out = layer.apply(params, state, value)[0][0].ravel()
+            if jnp.iscomplexobj(out):
+                raise ValueError(f"layer: got {out.dtype} outputs, accepted are real ones: end it with jax.numpy.abs.")
             place = jnp.argmax(out) if chosen is None else np.ravel_multi_index(chosen, sizes)
             return out[place], place
 

@@ -141,7 +141,8 @@ image, kernel = ones((2, 8, 9, 3)), ones((3, 3, 3, 4))
     (lambda: jconv.conv_input_grad(ones((2, 4, 8, 9)), kernel, image.shape), r"channels-first: pass jax.numpy.moveaxis\(g, 1"),
     # parameters of another network
     (lambda: layers.Conv(4, 3).apply({"kernel": ones((5, 5, 3, 4)), "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
-    (lambda: layers.Conv(4, 3).apply({"kernel": ones((3, 3, 4)), "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
+    (lambda: layers.Conv(4, 3).apply({"kernel": ones((3, 3, 4)), "bias": ones(4)}, {}, image),
+     "with 4 axes, accepted by this Conv, whose kernel has a window of 1, is .batch, length, channels. with 3"),
     (lambda: layers.Conv(5, 3).apply({"kernel": kernel, "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
     (lambda: layers.ConvTranspose(4, 3).apply({"kernel": kernel, "bias": ones(4)}, {}, image), "params: got 'kernel' with"),
     (lambda: layers.Dense(4).apply({"kernel": ones((2, 4)), "bias": ones(4)}, {}, image), "params: got 'kernel' with"),

@@ -196,16 +196,61 @@ def test_sequential_lets_the_convolution_apply_the_relu_that_follows():
         x, _ = layer.apply(params.get(name, {}), {}, x)
     close(y, x)
 
-    seen = []
 
-    def watched(*args, **options):
-        seen.append(args[2])
-        return net.children[1][1].apply(*args, **options)
+def fused(net):
+    params, state = net.init(jax.random.key(0), X.shape)
+    return "max" not in set(primitives(jax.make_jaxpr(lambda x: net.apply(params, state, x)[0])(X)))
 
-    inner = dataclasses.replace(net.children[1][1], apply=watched)
-    layers.Sequential(layers.Conv(6, 3, name="Conv_0"), inner).apply({"Conv_0": params["Conv_0"]}, {}, X)
-    assert len(seen) == 1, "what was put in the place of an activation is called"
-    assert float(seen[0].min()) < 0
+
+def test_what_may_apply_the_relu_that_follows():
+    relu = layers.Activation(jax.nn.relu)
+    for layer in (layers.Conv(6, 3), layers.Dense(6), layers.DepthwiseConv(3), layers.SeparableConv(6, 3)):
+        for named in (layer, dataclasses.replace(layer, name="stem")):
+            assert fused(layers.Sequential(named, relu))
+    assert fused(layers.Sequential(layers.Sequential(layers.BatchNorm(), layers.Conv(6, 3)), relu))
+    assert not fused(layers.Sequential(layers.Sequential(layers.Conv(6, 3), layers.BatchNorm()), relu))
+    for layer in (layers.ConvLocal(6, 3), layers.ConvTranspose(6, 3), layers.Residual(layers.Conv(4, 3))):
+        assert not fused(layers.Sequential(layer, relu))
+    same = layers.Conv(4, 3)  # twice, of which only the last is followed by the relu
+    net = layers.Sequential(layers.Sequential(same, layers.Activation("tanh"), same), relu)
+    params, _ = net.init(jax.random.key(0), X.shape)
+    x = X
+    for name in ("Conv_0", "Conv_1"):
+        x, _ = same.apply(params["Sequential_0"][name], {}, x)
+        x = jnp.tanh(x) if name == "Conv_0" else jax.nn.relu(x)
+    close(net.apply(params, {}, X)[0], x)
+
+
+def test_what_is_put_in_the_place_of_a_function_is_called():
+    """Whether or not it takes over the attributes of the function it wraps; what it does then is done in its place."""
+    conv, relu = layers.Conv(6, 3), layers.Activation("relu")
+    params, _ = layers.Sequential(conv, relu).init(jax.random.key(0), X.shape)
+    want = conv.apply(params["Conv_0"], {}, X)[0]
+
+    def negated(apply):
+        @functools.wraps(apply)
+        def wrapper(*args, **options):
+            y, state = apply(*args, **options)
+            return -y, state
+
+        return wrapper
+
+    for wrapped, then in (
+        ((conv, negated), lambda y: jnp.maximum(-y, 0)),
+        ((relu, negated), lambda y: -jnp.maximum(y, 0)),
+    ):
+        layer, wrap = wrapped
+        other = dataclasses.replace(layer, apply=wrap(layer.apply))
+        assert other.epilogue is None
+        pair = (other, relu) if layer is conv else (conv, other)
+        net = layers.Sequential(*(dataclasses.replace(v, name=n) for v, n in zip(pair, ("Conv_0", "end"), strict=True)))
+        close(net.apply(params, {}, X)[0], then(want))
+
+    def noted(params, state, x, *, train=False, key=None, activation=None):  # which says that it applies it last
+        return conv.apply(params, state, x, activation=activation)
+
+    says = layers.Epilogue(noted, takes_activation=True)
+    assert fused(layers.Sequential(dataclasses.replace(conv, apply=noted, epilogue=says), relu))
 
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="the oneDNN plug-in is not loaded")

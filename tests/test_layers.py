@@ -1,7 +1,12 @@
 """Layers: shapes, parameters, training and inference, composition, initializers, the table."""
 
+import copy
+import dataclasses
 import functools
+import inspect
+import itertools
 import math
+import pickle
 
 import chex
 import jax
@@ -11,7 +16,8 @@ from jax import numpy as jnp
 from scipy import stats
 
 import jconv
-from jconv import initializers, layers
+from jconv import initializers, layers, models
+from jconv._names import CALLED
 from tests.cases import draw
 from tests.test_agreement import needs_torch, torch
 
@@ -109,7 +115,7 @@ def test_batch_norm_trains_and_infers():
     np.testing.assert_allclose(after["var"], 0.9 + 0.1 * x.var((0, 1, 2)), rtol=1e-4)
     inferred, same = layer.apply(params, after, x)
     chex.assert_trees_all_equal(same, after)
-    want = (x - after["mean"]) / np.sqrt(after["var"] + 1e-5)
+    want = (x - np.asarray(after["mean"])) / np.sqrt(np.asarray(after["var"]) + 1e-5)
     np.testing.assert_allclose(inferred, want, rtol=1e-4, atol=1e-5)
 
 
@@ -117,6 +123,106 @@ def test_batch_norm_of_a_large_mean():
     x = draw((4096, 2)) + 3000
     y, _ = layers.BatchNorm().apply(*layers.BatchNorm().init(key, x.shape), x, train=True)
     np.testing.assert_allclose(np.std(y, 0), 1, rtol=1e-3)  # E[x^2] - E[x]^2 in float32 would be off by half
+
+
+SCALERS = {
+    "BatchNorm": layers.BatchNorm,
+    "GroupNorm": functools.partial(layers.GroupNorm, 2),
+    "LayerNorm": layers.LayerNorm,
+    "LayerScale": functools.partial(layers.LayerScale, 0.3),
+}
+
+
+def test_integers_are_normalised_as_the_numbers_that_they_are():
+    layer, x = layers.BatchNorm(), np.array([[0, 0], [3, 7], [1, 2]])
+    want = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
+    assert want.round(2).tolist() == [[-1.07, -1.02], [1.34, 1.36], [-0.27, -0.34]]
+    for dtype in ("int8", "int16", "int32", "uint8", "uint32"):
+        y, state = layer.apply(*layer.init(key, x.shape), jnp.asarray(x, dtype), train=True)
+        assert y.dtype == state["mean"].dtype == jnp.float32
+        np.testing.assert_allclose(y, want, rtol=1e-5)
+        np.testing.assert_allclose(state["var"], 0.99 + 0.01 * x.var(0), rtol=1e-5)
+    y, _ = layer.apply(*layer.init(key, x.shape), x > 1, train=True)
+    np.testing.assert_allclose(y, ((x > 1) - (x > 1).mean(0)) / np.sqrt((x > 1).var(0) + 1e-5), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*SCALERS, "Dropout", "StochasticDepth"])
+def test_no_layer_truncates_integers(name):
+    x = (10 * draw((4, 3, 4))).astype(np.int32)
+    layer = SCALERS[name]() if name in SCALERS else getattr(layers, name)(0.3)
+    params, state = layer.init(key, x.shape)
+    for train, dtype in itertools.product((False, True), ("int32", "int8", "bool")):
+        whole = jnp.asarray(x, dtype)
+        y, _ = layer.apply(params, state, whole, train=train, key=key)
+        assert y.dtype == jnp.float32
+        np.testing.assert_array_equal(y, layer.apply(params, state, whole.astype(jnp.float32), train=train, key=key)[0])
+
+
+@pytest.mark.parametrize("name", SCALERS)
+def test_the_result_has_the_dtype_of_the_input(name):
+    """And is computed in float32 or more; integers take the dtype of the parameters, statistics keep theirs."""
+    x = draw((4, 3, 4))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        for dtype, param_dtype in itertools.product(
+            ("float16", "bfloat16", "float32", "float64", "int64", "uint8"), ("bfloat16", "float32", "float64")
+        ):
+            layer = SCALERS[name](param_dtype=param_dtype)
+            params, state = layer.init(key, x.shape)
+            assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {param_dtype}
+            running = {leaf.dtype.name for leaf in jax.tree.leaves(state)}
+            assert running <= {"float64" if param_dtype == "float64" else "float32"}  # bfloat16 would stand still
+            y, after = layer.apply(params, state, jnp.asarray(x, dtype), train=True)
+            assert y.dtype == (param_dtype if "int" in dtype else dtype)
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+            exact = np.asarray(jnp.asarray(x, dtype)).astype(np.float64)  # what the layer is given, in float64
+            wide = SCALERS[name](param_dtype="float64")
+            there = [jax.tree.map(lambda leaf: leaf.astype("float64"), tree) for tree in (params, state)]
+            want, _ = wide.apply(*there, jnp.asarray(exact), train=True)
+            digits = min((jnp.finfo(d).nmant for d in (y.dtype, "float32")), default=0)
+            np.testing.assert_allclose(np.asarray(y, np.float64), want, rtol=2.0**-digits, atol=1e-6)
+
+
+def test_statistics_of_complex_numbers_are_theirs():
+    x = (draw((50, 2)) + 1j * draw((50, 2), seed=1) + 1 - 2j).astype(np.complex64)
+    centred = x - x.mean(0)
+    want = centred / np.sqrt((abs(centred) ** 2).mean(0) + 1e-5)
+    layer = layers.BatchNorm(param_dtype=jnp.complex64)
+    y, state = layer.apply(*layer.init(key, x.shape), x, train=True)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(state["mean"], 0.01 * x.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(state["var"], 0.99 + 0.01 * (abs(centred) ** 2).mean(0), rtol=1e-4)
+    scale = np.complex64([1j, 2])
+    y, _ = layers.LayerScale(1.0).apply({"scale": scale}, {}, x.real)
+    np.testing.assert_allclose(y, scale * x.real, rtol=1e-6)  # not its real part
+    real = layers.BatchNorm()
+    with pytest.raises(TypeError, match="state: got 'mean' of float32 for a batch of complex numbers"):
+        real.apply(*real.init(key, x.shape), x, train=True)
+    dense = layers.Dense(3, dtype=jnp.float32)
+    with pytest.raises(TypeError, match="dtype: got float32, accepted for a complex x is a complex one"):
+        dense.apply(*dense.init(key, x.shape), x)
+
+
+@pytest.mark.parametrize("param_dtype", ["own", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_every_layer_and_its_gradient_in_strict_modes(dtype, param_dtype):
+    """Nothing is promoted by itself: all that is cast is cast by rule. Traced, which is where promotion happens."""
+    x64, param_dtype = dtype == "float64", dtype if param_dtype == "own" else param_dtype
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        x = jax.ShapeDtypeStruct(IMAGE, dtype)
+        for layer in every_layer():
+            trees = jax.eval_shape(lambda layer=layer: layer.init(key, IMAGE))
+            given = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, param_dtype)
+            params, state = (jax.tree.map(given, tree) for tree in trees)
+
+            def loss(params, x, state, layer=layer):
+                y, after = layer.apply(params, state, x, train=True, key=jax.random.key(1))
+                return jnp.sum(y.astype(jnp.float32)), (y, after)
+
+            (_, (y, after)), grads = jax.eval_shape(jax.value_and_grad(loss, (0, 1), has_aux=True), params, x, state)
+            chex.assert_trees_all_equal_shapes_and_dtypes(grads, (params, x))
+            chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+            convolves = any("kernel" in path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params))
+            assert y.dtype == (np.result_type(np.float32, y.dtype) if convolves and param_dtype != dtype else dtype)
 
 
 def test_complex_parameters_have_the_same_variance():
@@ -248,6 +354,194 @@ def test_layer_scale():
         layer.apply({"scale": scale}, {}, x[..., :3])
 
 
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: layers.BatchNorm(momentum=1.5), "momentum: got 1.5, accepted is 0 <= momentum <= 1"),
+    (lambda: layers.BatchNorm(momentum=-0.1), "momentum: got -0.1, accepted is 0 <= momentum <= 1"),
+    (lambda: layers.BatchNorm(epsilon=-1), "epsilon: got -1, accepted is a finite number of at least 0"),
+    (lambda: layers.GroupNorm(epsilon=math.nan), "epsilon: got nan, accepted is a finite number"),
+    (lambda: layers.LayerNorm(epsilon="1e-5"), "epsilon: got '1e-5', accepted is a finite number"),
+    (lambda: layers.GroupNorm(0), "num_groups: got 0, accepted is an integer of at least 1"),
+    (lambda: layers.Dropout(None), "rate: got None, accepted is 0 <= rate < 1"),
+    (lambda: layers.StochasticDepth(-0.1), "rate: got -0.1, accepted is 0 <= rate < 1"),
+    (lambda: layers.Conv(0, 3), "features: got 0, accepted is an integer of at least 1"),
+    (lambda: layers.Dense(2.5), "features: got 2.5, accepted is an integer"),
+    (lambda: layers.ConvTranspose(-4, 3), "features: got -4"),
+    (lambda: layers.DepthwiseConv(3, channel_multiplier=0), "channel_multiplier: got 0"),
+    (lambda: layers.Conv(4, (3, 0)), r"kernel_size\[1\]: got 0, accepted is an integer of at least 1"),
+    (lambda: layers.Conv(4, 3, strides=0), "strides: got 0"),
+    (lambda: layers.ConvLocal(4, 3, kernel_dilation=(1, -1)), r"kernel_dilation\[1\]: got -1"),
+    (lambda: layers.ConvTranspose(4, 3, output_padding=-1), "output_padding: got -1"),
+    (lambda: layers.Conv(4, 3, padding="smae"), "padding: got 'smae', .* Did you mean 'SAME'"),
+    (lambda: layers.Conv(4, 3, precision="hgih"), "precision: got 'hgih', accepted are"),
+    (lambda: layers.MaxPool(0), "window_shape: got 0"),
+    (lambda: layers.AvgPool(2, strides=0), "strides: got 0"),
+    (lambda: initializers.VarianceScaling(-1.0, "fan_in", "normal"), "scale: got -1.0, accepted is a positive number"),
+])  # fmt: skip
+def test_what_no_input_can_make_right_is_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("make", [functools.partial(layers.Conv, 4, 3), *SCALERS.values()])
+def test_dtypes_that_parameters_cannot_have(make):
+    for given in (jnp.int32, bool, "flaot32"):
+        with pytest.raises(TypeError, match="param_dtype: got .*, accepted are float16, bfloat16"):
+            make(param_dtype=given)
+    with pytest.raises(TypeError, match="dtype: got dtype int32, accepted are"):
+        layers.Dense(3, dtype=jnp.int32)
+
+
+MAKERS = [v for module in (layers, models) for name, v in vars(module).items() if hasattr(v, "__wrapped__")]
+
+
+def test_every_public_function_that_makes_layers_is_a_constructor():
+    public = [v for module in (layers, models) for v in vars(module).values() if inspect.isfunction(v)]
+    assert set(MAKERS) == {v for v in public if inspect.signature(v).return_annotation in ("Layer", layers.Layer)}
+    assert len(MAKERS) > 25
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+def test_names_of_other_libraries(make):
+    own = list(inspect.signature(make).parameters)
+    for name, others in CALLED.items():
+        for other in others.split() if name in own else ():
+            if other not in own:
+                with pytest.raises(TypeError, match=rf"{other}: no argument of \w+; it is called '\w+' here"):
+                    make(**{other: 1})
+    with pytest.raises(TypeError, match=r"data_format: no argument of \w+; images are always"):
+        make(data_format="NCHW")
+
+
+def test_a_name_of_another_library():
+    with pytest.raises(TypeError, match="stride: no argument of Conv; it is called 'strides' here"):
+        layers.Conv(4, 3, stride=2)
+    with pytest.raises(TypeError, match="eps: no argument of BatchNorm; it is called 'epsilon' here"):
+        layers.BatchNorm(eps=1e-3)
+    with pytest.raises(TypeError, match="data_format: no argument of MaxPool; images are always"):
+        layers.MaxPool(2, data_format="channels_first")
+
+
+def test_a_momentum_may_be_traced():
+    x = jnp.asarray(draw((3, 2)))
+
+    @jax.jit
+    def step(momentum):
+        layer = layers.BatchNorm(momentum=momentum)
+        return layer.apply(*layer.init(key, x.shape), x, train=True)[1]["mean"]
+
+    np.testing.assert_allclose(step(0.5), 0.5 * x.mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layer", every_layer(), ids=lambda layer: layer.kind)
+def test_layers_can_be_pickled_and_copied(layer):
+    assert copy.copy(layer) is layer
+    assert copy.deepcopy(layer) is layer
+    again = pickle.loads(pickle.dumps(layer))
+    params, state = layer.init(key, IMAGE)
+    chex.assert_trees_all_equal(again.init(key, IMAGE), (params, state))
+    x = jnp.asarray(draw(IMAGE))
+    run = lambda layer: layer.apply(params, state, x, train=True, key=key)
+    chex.assert_trees_all_equal(run(again), run(layer))
+    assert [name for name, _ in again.children] == [name for name, _ in layer.children]
+    assert (again.epilogue is None) == (layer.epilogue is None)
+
+
+def doubled(key, shape):
+    return {"scale": jnp.full(shape[-1:], 2.0)}, {}
+
+
+def scaled(params, state, x, *, train=False, key=None):
+    return x * jnp.broadcast_to(params["scale"], x.shape), state
+
+
+def test_own_layers_can_be_pickled_where_their_functions_can():
+    own = layers.Layer(doubled, scaled, name="own")
+    net = layers.Sequential(own, dataclasses.replace(layers.Dense(3), name="end"), layers.Activation(jax.nn.relu))
+    again = pickle.loads(pickle.dumps(net))
+    assert list(again.init(key, (1, 4))[0]) == ["own", "end"]
+    assert again.children[0][1] == own
+    assert again.children[2][1].epilogue.activation == "relu"
+    replaced = pickle.loads(pickle.dumps(dataclasses.replace(layers.Conv(4, 3), init=doubled, apply=scaled)))
+    assert (replaced.kind, replaced.init, replaced.apply, replaced.epilogue) == ("Conv", doubled, scaled, None)
+    for layer in (layers.Activation(lambda x: x), layers.Layer(doubled, lambda params, state, x: (x, state))):
+        with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
+            pickle.dumps(layers.Sequential(layer))
+
+
+def embedding():
+    def init(key, shape):
+        return {"table": jnp.arange(20.0).reshape(10, 2)}, {}
+
+    def apply(params, state, x, *, train=False, key=None):
+        return params["table"][x], state
+
+    return layers.Layer(init, apply, name="table")
+
+
+def test_layers_are_initialised_with_the_dtype_that_reaches_them():
+    net = layers.Sequential(layers.Residual(layers.Activation("identity")), embedding(), layers.Conv(3, 2))
+    tokens = jax.ShapeDtypeStruct((None, 5), jnp.int32)
+    params, state = net.init(key, tokens)
+    assert jax.tree.map(jnp.shape, params) == {
+        "table": {"table": (10, 2)},
+        "Conv_0": {"kernel": (2, 2, 3), "bias": (3,)},
+    }
+    assert net.output_shape(tokens) == (-1, 5, 3)
+    assert net.output_shape(tokens).dtype == jnp.float32
+    assert net.apply(params, state, jnp.ones((7, 5), jnp.int32))[0].shape == (7, 5, 3)
+    assert [row.parameters for row in jconv.summary(net, tokens).rows if row.depth == 0] == [0, 20, 15]
+    half = layers.Sequential(layers.LayerNorm(), layers.Flatten())
+    assert half.output_shape(jax.ShapeDtypeStruct((2, 3, 4), jnp.bfloat16)).dtype == jnp.bfloat16
+    with pytest.raises(TypeError) as raised:
+        layers.Sequential(embedding()).init(key, (-1, 5))
+    assert any("was traced with an input of float32; a jax.ShapeDtypeStruct" in note for note in raised.value.__notes__)
+
+
+def test_shapes_are_traced_anew_in_another_configuration():
+    layer = layers.Layer(doubled, lambda params, state, x, *, train=False, key=None: (jnp.zeros(x.shape), state))
+    assert layer.output_shape((1, 2)).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert layer.output_shape((1, 2)).dtype == jnp.float64
+    assert layer.output_shape((1, 2)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("layer", every_layer(), ids=lambda layer: layer.kind)
+def test_a_batch_may_be_none_as_in_keras(layer):
+    shape = (None, *IMAGE[1:])
+    chex.assert_trees_all_equal(layer.init(key, shape), layer.init(key, IMAGE))
+    assert layer.output_shape(shape) == layer.output_shape((-1, *IMAGE[1:]))
+    with pytest.raises(
+        ValueError, match=r"input_shape: got \(2, None, 9, 4\), accepted is .* the batch alone may be None"
+    ):
+        layer.output_shape((2, None, 9, 4))
+
+
+def test_a_batch_of_none_elsewhere():
+    net, shape = layers.Sequential(layers.Conv(3, 3), layers.BatchNorm()), (None, 8, 9, 4)
+    assert jconv.summary(net, shape).rows == jconv.summary(net, (-1, 8, 9, 4)).rows
+    assert jconv.interop.to_torch(net, shape, *net.init(key, shape))["Conv_0.weight"].shape == (3, 4, 3, 3)
+    for layer in (layers.Conv(3, 3), layers.ConvTranspose(3, 3), layers.Dense(3), layers.GroupNorm(1), net):
+        with pytest.raises(ValueError, match="the batch alone may be None or -1"):
+            layer.init(key, (None, 8, None, None))
+
+
+@pytest.mark.parametrize("make", [
+    functools.partial(layers.Conv, 4), layers.DepthwiseConv, functools.partial(layers.ConvTranspose, 4),
+])  # fmt: skip
+def test_how_many_axes_a_convolution_expects(make):
+    layer, x = make(3), jnp.ones((2, 2, 8, 8, 1))
+    params, _ = layer.init(key, (1, 8, 8, 1))
+    with pytest.raises(
+        ValueError,
+        match=r"x: got shape \(2, 2, 8, 8, 1\) with 5 axes, accepted by .* is \[batch, height, width, channels\] with 4",
+    ):
+        layer.apply(params, {}, x)
+    with pytest.raises(ValueError, match=r"x: got shape \(8, 1\) with 2 axes"):
+        layer.apply(params, {}, x[0, 0, 0])
+    free = make((3, 3))  # which says how many spatial axes there are
+    assert free.apply(params, {}, x)[0].shape[:4] == (2, 2, 8, 8)
+
+
 def test_sequential_nests_names_states_and_keys():
     net = layers.Sequential(
         layers.Conv(3, 3, name="stem"),
@@ -298,7 +592,7 @@ def test_residual_and_parallel():
 def test_anything_with_two_functions_is_a_layer():
     scale = layers.Layer(
         lambda key, shape: ({"scale": jnp.ones(shape[-1])}, {}),
-        lambda params, state, x, *, train=False, key=None: (x * params["scale"], state),
+        lambda params, state, x, *, train=False, key=None: (x * jnp.broadcast_to(params["scale"], x.shape), state),
     )
     net = layers.Sequential(layers.Conv(3, 3), scale)
     params, state = net.init(key, IMAGE)
@@ -345,6 +639,36 @@ def test_fields_through_dilated_images_and_transposed_convolutions():
     assert fields(up, layers.Conv(2, 2), layers.Conv(2, 2)) == [2, 2, 3]
 
 
+def seen_by_an_output(net, size):
+    """The widest row of the Jacobian of a network of one channel, all of whose weights are positive."""
+    params, state = net.init(key, (1, size, 1))
+    params = jax.tree.map(lambda leaf: jnp.abs(leaf) + 0.1, params)
+    rows = jax.jacobian(lambda x: net.apply(params, state, x)[0].ravel())(jnp.ones((1, size, 1)))
+    places = [np.flatnonzero(row) for row in np.asarray(rows).reshape(-1, size)]
+    return max(row[-1] - row[0] + 1 for row in places if row.size)
+
+
+@pytest.mark.parametrize(("net", "field"), [
+    ([layers.Conv(1, 5, strides=2), layers.ConvTranspose(1, 4, strides=2)], 7),
+    ([layers.ConvTranspose(1, 3, strides=2), layers.ConvTranspose(1, 3, strides=2), layers.Conv(1, 2)], 2),
+    ([layers.Conv(1, 3, input_dilation=3, strides=2), layers.AvgPool(2), layers.ConvTranspose(1, 2, strides=3)], 2),
+    ([layers.ConvTranspose(1, 2, strides=3, kernel_dilation=2), layers.Conv(1, 3, strides=2)], 2),
+    ([layers.Conv(1, 2, padding=[(3, 0)]), layers.Residual(layers.Conv(1, 3, padding=[(6, -4)]))], 8),
+])  # fmt: skip
+def test_a_receptive_field_is_what_an_output_sees_at_most(net, field):
+    net = layers.Sequential(*net)
+    last = [row for row in jconv.summary(net, (1, 40, 1)).rows if row.depth == 0][-1]
+    assert (last.receptive_field, seen_by_an_output(net, 40)) == ((field,), field)
+
+
+def test_a_network_that_makes_space_out_of_features_is_summed_up():
+    square = lambda params, state, x, *, train=False, key=None: (x.reshape(-1, 2, 2, 3), state)
+    net = layers.Sequential(
+        layers.Dense(12), layers.Layer(lambda key, shape: ({}, {}), square), layers.ConvTranspose(4, 2, strides=2)
+    )
+    assert jconv.summary(net, (-1, 5)).rows[-1].output_shape == (-1, 4, 4, 4)
+
+
 @pytest.mark.parametrize(("name", "std", "law"), [
     ("glorot_uniform", math.sqrt(2 / (36 + 108)), "uniform"),
     ("glorot_normal", math.sqrt(2 / (36 + 108)), "truncated"),
@@ -352,7 +676,7 @@ def test_fields_through_dilated_images_and_transposed_convolutions():
     ("he_normal", math.sqrt(2 / 36), "truncated"),
     ("lecun_uniform", math.sqrt(1 / 36), "uniform"),
     ("lecun_normal", math.sqrt(1 / 36), "truncated"),
-    ("xavier_normal", math.sqrt(2 / (36 + 108)), "normal"),
+    ("xavier_normal", math.sqrt(2 / (36 + 216)), "normal"),  # as PyTorch counts, which does not know of groups
     ("kaiming_normal", math.sqrt(2 / 36), "normal"),
     ("torch_default", 1 / math.sqrt(3 * 36), "uniform"),
 ])  # fmt: skip
@@ -393,6 +717,25 @@ def test_fans_know_groups_and_transposition():
     )
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_what_has_pytorchs_name_counts_fans_as_pytorch(groups, transposed):
+    """`_calculate_fan_in_and_fan_out` of torch: weight.size(1) and size(0), times the window; kaiming with a = sqrt(5)."""
+    make = layers.ConvTranspose if transposed else layers.Conv
+    size = (6, 8 // groups, 2, 3) if transposed else (8, 6 // groups, 2, 3)  # torch's weight: [in, out / groups, ...]
+    fan_in, fan_out = size[1] * 6, size[0] * 6
+    init = initializers.torch_default()
+    layer = make(8, (2, 3), feature_group_count=groups, kernel_init=init, bias_init=init)
+    drawn = jax.vmap(lambda k: layer.init(k, (1, 8, 8, 6))[0])(jax.random.split(key, 100))
+    gain = math.sqrt(2 / (1 + 5))
+    for name, limit in (("kernel", gain * math.sqrt(3 / fan_in)), ("bias", 1 / math.sqrt(fan_in))):
+        assert 0.98 * limit < np.abs(drawn[name]).max() <= limit * (1 + 1e-6)
+    for name, std in (("kaiming_normal", math.sqrt(2 / fan_in)), ("xavier_normal", math.sqrt(2 / (fan_in + fan_out)))):
+        layer = make(8, (2, 3), feature_group_count=groups, kernel_init=getattr(initializers, name)())
+        kernels = jax.vmap(lambda k, layer=layer: layer.init(k, (1, 8, 8, 6))[0]["kernel"])(jax.random.split(key, 100))
+        assert abs(np.std(kernels) / std - 1) < 0.05
+
+
 @needs_torch
 def test_torch_default_has_torchs_range_for_kernel_and_bias():
     torch.manual_seed(0)
@@ -406,3 +749,70 @@ def test_torch_default_has_torchs_range_for_kernel_and_bias():
         assert 0.99 * limit < np.abs(a).max() <= limit * (1 + 1e-6)
     for a in (theirs.bias.detach().numpy(), np.asarray(ours["bias"])):
         assert 0.8 * limit < np.abs(a).max() <= limit * (1 + 1e-6)
+
+
+# The tables of docs/porting.md -----------------------------------------------------------------------------
+def defaults(function, **names):
+    parameters = inspect.signature(function).parameters
+    return {own: parameters[there].default for own, there in names.items()}
+
+
+@pytest.mark.standard_modes  # Flax promotes by itself
+def test_defaults_of_other_libraries():
+    own = lambda make: defaults(make, epsilon="epsilon")["epsilon"]
+    norms = layers.BatchNorm, layers.LayerNorm, layers.GroupNorm
+    assert ([own(make) for make in norms], defaults(norms[0], m="momentum")["m"]) == ([1e-5, 1e-6, 1e-6], 0.99)
+    nn = pytest.importorskip("flax.linen")
+    assert [own(getattr(nn, make.__name__)) for make in norms] == [own(make) for make in norms]
+    assert defaults(nn.BatchNorm, m="momentum")["m"] == 0.99
+    assert defaults(nn.avg_pool, count="count_include_pad")["count"] is True
+    assert nn.avg_pool(jnp.ones((1, 4, 1)), (2,)).shape == (1, 3, 1)
+    assert defaults(nn.gelu, a="approximate")["a"] is True
+    eqx, hk = pytest.importorskip("equinox"), pytest.importorskip("haiku")
+    for make in norms:
+        for library in (eqx.nn, hk):
+            assert defaults(getattr(library, make.__name__), e="eps")["e"] == 1e-5
+    assert defaults(eqx.nn.BatchNorm, m="momentum")["m"] == 0.99
+
+
+@pytest.mark.standard_modes  # Keras promotes by itself
+def test_what_keras_does_by_default():
+    keras = pytest.importorskip("keras")
+    K = keras.layers
+    for there in (K.BatchNormalization, K.LayerNormalization, K.GroupNormalization):
+        assert defaults(there.__init__, e="epsilon")["e"] == 1e-3
+    assert defaults(K.BatchNormalization.__init__, m="momentum")["m"] == 0.99
+    assert defaults(K.LeakyReLU.__init__, s="negative_slope")["s"] == 0.3
+    assert defaults(keras.activations.gelu, a="approximate")["a"] is False
+    x = draw((2, 5, 4, 3))
+    pool = layers.AvgPool(3, strides=2, padding="SAME", count_include_pad=False)
+    want = K.AveragePooling2D(3, strides=2, padding="same")(x)
+    np.testing.assert_allclose(pool.apply({}, {}, x)[0], want, rtol=1e-5, atol=1e-6)
+    whole = np.array([[0, 0], [3, 7], [1, 2]], np.int32)
+    for dtype in (np.int32, np.uint8, np.bool_):
+        norm = K.BatchNormalization(epsilon=1e-5)
+        want = norm(whole.astype(dtype), training=True)
+        layer = layers.BatchNorm()
+        y, state = layer.apply(*layer.init(key, (None, 2)), whole.astype(dtype), train=True)
+        np.testing.assert_allclose(y, want, rtol=1e-5)
+        np.testing.assert_allclose(state["var"], norm.moving_variance, rtol=1e-5)
+
+
+@needs_torch
+def test_what_pytorch_does_by_default():
+    norm = torch.nn.BatchNorm1d(3)
+    assert (norm.momentum, norm.eps) == (0.1, 1e-5)
+    x = draw((10, 3))
+    norm(torch.from_numpy(x))
+    layer = layers.BatchNorm(momentum=0.9)
+    _, state = layer.apply(*layer.init(key, x.shape), x, train=True)
+    np.testing.assert_allclose(state["mean"], norm.running_mean.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(0.9 + (state["var"] - 0.9) * 10 / 9, norm.running_var.numpy(), rtol=1e-5)
+    x = draw((2, 4, 5, 3))
+    first = torch.from_numpy(np.moveaxis(x, -1, 1).copy())
+    y, _ = layers.GroupNorm(1, epsilon=1e-5).apply({"scale": jnp.ones(3), "bias": jnp.zeros(3)}, {}, x)
+    want = np.moveaxis(torch.nn.functional.layer_norm(first, (3, 4, 5)).numpy(), 1, -1)
+    np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-5)
+    pool = layers.AvgPool(3, strides=2, padding=1)
+    want = np.moveaxis(torch.nn.functional.avg_pool2d(first, 3, 2, 1).numpy(), 1, -1)
+    np.testing.assert_allclose(pool.apply({}, {}, x)[0], want, rtol=1e-5, atol=1e-6)

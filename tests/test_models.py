@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import pickle
 
 import jax
 import numpy as np
@@ -202,6 +203,7 @@ def keras_model(keras, name, **options):
     return model
 
 
+@pytest.mark.standard_modes  # Keras adds its biases to more axes by itself
 @pytest.mark.parametrize(("name", "network", "size", "options"), [
     ("ResNet50", models.resnet50(classes=10, like="keras", **LARGE), (64, 64), {}),
     ("MobileNetV2", models.mobilenet_v2(classes=10, like="keras", **LARGE), (75, 64), {}),
@@ -227,6 +229,7 @@ def test_weights_and_outputs_of_keras(name, network, size, options, keras):
         np.testing.assert_array_equal(np.asarray(v), old if v.path.endswith(kept) else 2 * old)
 
 
+@pytest.mark.standard_modes  # Keras adds its biases to more axes by itself
 def test_small_networks_in_keras(keras):
     K = keras.layers
     for network, shape, there in (
@@ -288,6 +291,10 @@ def test_auto_agrees():
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
 
 
+def outline(layer):
+    return layer.kind, [(name, outline(child)) for name, child in layer.children]
+
+
 @pytest.mark.parametrize("make", [
     models.lenet5, models.catnet39, models.keras_conv25, models.conv1d_text, models.resnet18, models.resnet50,
     models.mobilenet_v2, models.convnext_tiny, models.unet,
@@ -295,7 +302,9 @@ def test_auto_agrees():
 def test_options_that_all_have(make):
     shape = (3, 300, 1) if make is models.conv1d_text else (3, 64, 64, 3)
     network = make(classes=7, dtype=jnp.bfloat16, name="net")
-    assert network.name == "net"
+    again = pickle.loads(pickle.dumps(network))
+    assert network.name == again.name == "net"
+    assert outline(again) == outline(network)
     params, state = shapes(network, shape)
     x = jax.ShapeDtypeStruct(shape, jnp.float32)
     y, after = jax.eval_shape(functools.partial(network.apply, train=True, key=key), params, state, x)
@@ -306,6 +315,27 @@ def test_options_that_all_have(make):
         make(algorithm="xlaa")
     if make in (models.resnet18, models.resnet50, models.mobilenet_v2, models.convnext_tiny):
         assert make(head=False).output_shape(shape)[1:3] == (2, 2)
+
+
+@pytest.mark.parametrize("dtype", ["own", "mixed"])
+@pytest.mark.parametrize(("network", "size"), [
+    (models.lenet5(), 16), (models.resnet18(width=4), 32), (models.mobilenet_v2(width=0.1, dropout=0.5), 32),
+    (models.convnext_tiny(width=4, drop_path=0.5), 32), (models.unet(width=4, levels=1, batch_norm=True), 8),
+], ids=["lenet5", "resnet18", "mobilenet_v2", "convnext_tiny", "unet"])  # fmt: skip
+def test_networks_and_their_gradients_in_strict_modes(network, size, dtype):
+    """All in bfloat16, or pictures in float16 for parameters in float32. Traced, which is where promotion happens."""
+    own, given = ("bfloat16", "bfloat16") if dtype == "own" else ("float32", "float16")
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        trees = jax.eval_shape(lambda: network.init(key, (2, size, size, 3)))
+        params, state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, own), trees)
+        x = jax.ShapeDtypeStruct((2, size, size, 3), given)
+
+        def loss(params, x, state):
+            y, after = network.apply(params, state, x, train=True, key=key)
+            return jnp.sum(y.astype(jnp.float32)), (y, after)
+
+        (_, (y, after)), grads = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), params, x, state)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((y, after, grads))} == {own}
 
 
 def test_probabilities():
@@ -372,7 +402,18 @@ def test_wrong_arguments():
         ValueError, match="network: got a Sequential without a layer that keras names, accepted are resn"
     ):
         models.names(models.unet(), "keras")
-    with pytest.raises(ValueError, match="rate: got 1.0, accepted is 0 <= rate < 1"):
+    with pytest.raises(ValueError, match="drop_path: got 1.0, accepted is 0 <= drop_path < 1"):
         models.convnext_tiny(drop_path=1.0)
+    with pytest.raises(ValueError, match="dropout: got -0.5, accepted is 0 <= dropout < 1"):
+        models.mobilenet_v2(dropout=-0.5)
+    with pytest.raises(ValueError, match="width: got 0, accepted is a positive number"):
+        models.mobilenet_v2(width=0)
+    for make in (models.resnet18, models.resnet50, models.convnext_tiny, models.unet):
+        with pytest.raises(ValueError, match="width: got 0, accepted is an integer of at least 1"):
+            make(width=0)
+    with pytest.raises(ValueError, match="classes: got 0, accepted is an integer of at least 1"):
+        models.lenet5(classes=0)
+    with pytest.raises(TypeError, match="num_classes: no argument of resnet18; .* Did you mean 'classes'"):
+        models.resnet18(num_classes=10)
     with pytest.raises(ValueError, match="levels: got -1, accepted is an integer of at least 0"):
         models.unet(levels=-1)

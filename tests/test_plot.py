@@ -113,6 +113,8 @@ def test_filters_of_a_series():
     (np.ones((3, 3, 3, 1, 2)), {}, r"kernel: got shape \(3, 3, 3, 1, 2\), accepted is \[\*window, in // groups, out\]"),
     (np.ones((3, 3, 0, 2)), {}, r"kernel: got shape \(3, 3, 0, 2\)"),
     (np.full((3, 1, 2), np.nan), {}, "kernel: got 6 elements that are not finite"),
+    (np.ones((3, 3, 1, 2)) * 1j, {}, r"kernel: got complex128, accepted are real numbers: abs\(\) gives their magnitude"),
+    (np.ones((3, 3, 1, 2)), {"bias": np.ones(2) * 1j}, "bias: got complex128, accepted are real numbers"),
     (np.ones((3, 3, 1, 2)), {"bias": np.ones(3)}, r"bias: got shape \(3,\), accepted is \(2,\)"),
 ])  # fmt: skip
 def test_kernels_that_do_not_do(kernel, options, message):
@@ -201,6 +203,15 @@ def test_feature_maps_that_do_not_do(made):
     params = {**params, "c1": {"kernel": params["c1"]["kernel"] * jnp.inf, "bias": params["c1"]["bias"]}}
     with pytest.raises(ValueError, match=r"the output of c1: got \d+ elements that are not finite"):
         plot.feature_maps(NET, params, state, x)
+    whirl = Activation(lambda x: jax.lax.complex(x, x))
+    with pytest.raises(ValueError, match=r"the output of <lambda>.*: got complex64, accepted are real numbers"):
+        plot.feature_maps(Sequential(whirl), {}, {}, x)
+    with pytest.raises(ValueError, match=r"x: got complex64, accepted are real numbers"):
+        plot.feature_maps(Sequential(whirl), {}, {}, np.asarray(x) * np.complex64(1j))
+    with pytest.raises(ValueError, match=r"layer: got complex64 outputs, accepted are real ones"):
+        plot.saliency(whirl, {}, {}, x)
+    with pytest.raises(ValueError, match=r"image: got complex64, accepted are real numbers"):
+        plot.receptive_field(Conv(1, 3), x.shape, image=np.asarray(x[0]) * np.complex64(1j))
 
 
 # Learning curves ---------------------------------------------------------------------------------------------
@@ -344,6 +355,13 @@ def test_receptive_field_agrees_with_the_table():
     assert len({str(patch.get_linestyle()) for patch in drawn}) == 3
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [patch.get_label() for patch in drawn]
     assert_readable_in_grey(figure)
+
+
+def test_receptive_field_agrees_with_the_table_behind_a_transposed_layer():
+    net = Sequential(Conv(1, 5, strides=2), ConvTranspose(1, 4, strides=2))
+    row = jconv.summary(net, (None, 40, 1)).rows[-1]
+    widths = [plot.receptive_field(net, (None, 40, 1), position=at).axes[0].patches[-1].get_width() for at in (20, 21)]
+    assert (max(widths),) == row.receptive_field == (7,)
 
 
 def test_receptive_field_on_an_image():

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from .._spec import nearest, sequence
+from .._names import nearest
 from ..layers import Layer
+from ..layers.base import ArrayShape, array_shape
 
 Shape = tuple[int, ...]
 Names = Mapping[str, str]
@@ -93,8 +94,8 @@ def leaves_of(layer: Layer, input_shape: Sequence[int]) -> list[Leaf]:
     """Every array of a network, in the order of its layers."""
     if not isinstance(layer, Layer):
         raise TypeError(f"layer: got {layer!r}, accepted is a Layer of jconv.layers.")
-    shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")
-    shape = tuple(1 if i == 0 and n == -1 else n for i, n in enumerate(shape))
+    shape = array_shape(input_shape)
+    shape = ArrayShape([1 if n == -1 else n for n in shape], shape.dtype)
     params, state = jax.eval_shape(lambda: layer.init(jax.random.key(0), shape))
     found: list[Leaf] = []
     _walk(layer, "", shape, (), (params, state), found)

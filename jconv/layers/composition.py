@@ -5,17 +5,40 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 
-from .._spec import nearest, sequence
-from .base import Layer, children_of, named_layers, split, stateless
+from .._names import nearest
+from .base import (
+    ArrayShape,
+    Epilogue,
+    Layer,
+    alike,
+    array_shape,
+    children_of,
+    constructor,
+    named_layers,
+    split,
+    stateless,
+)
 
 
+def _inits(named: Sequence[tuple[str, Layer]], key: Any, shape: ArrayShape, chained: bool) -> tuple[dict, dict]:
+    """Parameters and state of layers that follow each other, or that all see the same input."""
+    params, states = {}, {}
+    for (child, layer), k in zip(named, split(key, len(named)), strict=True):
+        p, s = layer.init(k, shape)
+        params |= {child: p} if p else {}
+        states |= {child: s} if s else {}
+        shape = layer.output_shape(shape) if chained else shape
+    return params, states
+
+
+@constructor
 def Sequential(*layers: Layer, name: str | None = None) -> Layer:
     """Layers one after the other: y = f_n(... f_2(f_1(x))).
 
@@ -42,33 +65,29 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
     """
     named = named_layers(layers, "Sequential")
     applies: list[Callable | None] = [layer.apply for layer in layers]  # None where the layer before does it too
-    for i, (before, layer) in enumerate(itertools.pairwise(layers)):
-        activation = getattr(layer.apply, "activation", None)
-        if activation and getattr(before.apply, "takes_activation", False):
-            applies[i : i + 2] = functools.partial(before.apply, activation=activation), None
+    known = [layer.epilogue or Epilogue(layer.apply) for layer in layers]
+    for i, (before, after) in enumerate(itertools.pairwise(known)):
+        if after.activation and before.takes_activation:
+            applies[i : i + 2] = functools.partial(before.apply, activation=after.activation), None
 
     def init(key, input_shape):
-        shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")
-        params, states = {}, {}
-        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
-            p, s = layer.init(k, shape)
-            params |= {child: p} if p else {}
-            states |= {child: s} if s else {}
-            shape = layer.output_shape(shape)
-        return params, states
+        return _inits(named, key, array_shape(input_shape), chained=True)
 
-    def apply(params, state, x, *, train=False, key=None):
-        fresh = {}
+    def apply(params, state, x, *, train=False, key=None, activation=None):
+        fresh, last = {}, len(named) - 1
         params, state = (children_of(t, n, "Sequential", named) for t, n in ((params, "params"), (state, "state")))
-        for (child, _), run, k in zip(named, applies, split(key, len(named)), strict=True):
+        for i, ((child, _), run, k) in enumerate(zip(named, applies, split(key, len(named)), strict=True)):
             if run is not None:
-                x, s = run(params.get(child, {}), state.get(child, {}), x, train=train, key=k)
+                end = {"activation": activation} if activation and i == last else {}
+                x, s = run(params.get(child, {}), state.get(child, {}), x, train=train, key=k, **end)
                 fresh |= {child: s} if s else {}
         return x, fresh
 
-    return Layer(init, apply, name, "Sequential", children=named)
+    epilogue = Epilogue(apply, takes_activation=bool(known) and known[-1].takes_activation)
+    return Layer(init, apply, name, "Sequential", children=named, epilogue=epilogue)
 
 
+@constructor
 def Parallel(
     *branches: Layer,
     combine: str | Callable[[Sequence[jax.Array]], jax.Array] = "concatenate",
@@ -101,9 +120,9 @@ def Parallel(
 
 def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | None) -> Layer:
     combines: dict[str, Callable] = {
-        "concatenate": lambda ys: jnp.concatenate(ys, axis=-1),
-        "sum": lambda ys: sum(ys[1:], ys[0]),
-        "product": lambda ys: math.prod(ys[1:], start=ys[0]),
+        "concatenate": lambda ys: jnp.concatenate(alike(ys), axis=-1),
+        "sum": lambda ys: functools.reduce(operator.add, alike(ys)),
+        "product": lambda ys: functools.reduce(operator.mul, alike(ys)),
     }
     if isinstance(combine, str) and combine not in combines:
         raise ValueError(f"combine: got {combine!r}, {nearest(combine, combines)}")
@@ -115,12 +134,7 @@ def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | No
     named = named_layers(branches, kind)
 
     def init(key, input_shape):
-        params, states = {}, {}
-        for (child, layer), k in zip(named, split(key, len(named)), strict=True):
-            p, s = layer.init(k, input_shape)
-            params |= {child: p} if p else {}
-            states |= {child: s} if s else {}
-        return params, states
+        return _inits(named, key, array_shape(input_shape), chained=False)
 
     def apply(params, state, x, *, train=False, key=None):
         outputs, fresh = [], {}
@@ -140,6 +154,7 @@ def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | No
     return Layer(init, apply, name, kind, children=named, chained=False)
 
 
+@constructor
 def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = None) -> Layer:
     """Layers with a way around them: y = shortcut(x) + f_n(... f_1(x)).
 
@@ -168,6 +183,7 @@ def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = N
     pair = _parallel("Residual", (body, dataclasses.replace(around, name="shortcut")), "sum", name)
 
     def init(key, input_shape):
+        input_shape = array_shape(input_shape)
         shapes = [layer.output_shape(input_shape) for layer in (body, around)]
         if shapes[0] != shapes[1]:
             raise ValueError(

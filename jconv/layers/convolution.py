@@ -12,29 +12,75 @@ import jax
 from jax import numpy as jnp
 
 from .. import _conv, initializers
+from .._dtypes import as_array, canonical_precision, common_dtype
 from .._select import canonical
-from .._spec import ConvSpec, Padding, integer, padding_mode_per_axis, per_axis
-from .base import Geometry, Initializer, Layer, Shape, cast, draw, looks_at, positions, tagged, take, window_of
+from .._spec import ConvSpec, Padding, integer, is_sequence, padding_mode_per_axis, padding_per_axis, per_axis
+from .base import (
+    Epilogue,
+    Geometry,
+    Initializer,
+    Layer,
+    Shape,
+    array_shape,
+    check_dtypes,
+    constructor,
+    draw,
+    looks_at,
+    positions,
+    sizes,
+    take,
+    window_of,
+)
 from .composition import Sequential
 
 
 def _check_kernel(kind: str, shape: Shape, channels: Shape, kernel_size: int | Sequence[int], x: jax.Array) -> None:
-    """ValueError for a kernel that is another layer's. The batch axis may be missing, under `jax.vmap`."""
+    """ValueError for an x with other axes, or another layer's kernel. Under `jax.vmap` the batch axis is missing."""
     rank = len(shape) - 2
-    known = rank == len(kernel_size) if isinstance(kernel_size, Sequence) else rank in (x.ndim - 2, x.ndim - 1)
-    if not known or shape != (*per_axis(kernel_size, rank, "kernel_size"), *channels):
+    free = isinstance(kernel_size, Sequence)  # then any number of batch axes is clear
+    if x.ndim < rank + 1 or (x.ndim > rank + 2 and not free):
+        spatial = {0: "", 1: "length, ", 2: "height, width, ", 3: "depth, height, width, "}.get(rank, "*spatial, ")
+        free_by = "" if free else f"; with kernel_size={(kernel_size,) * rank} any number of them is accepted"
+        raise ValueError(
+            f"x: got shape {x.shape} with {x.ndim} axes, accepted by this {kind}, whose kernel has a window of {rank}, "
+            f"is [batch, {spatial}channels] with {rank + 2}, one for the batch. Reshape several batch axes into one, "
+            f"or use jax.vmap{free_by}."
+        )
+    if (free and rank != len(kernel_size)) or shape != (*per_axis(kernel_size, rank, "kernel_size"), *channels):
         raise ValueError(
             f"params: got 'kernel' with window and channels {shape} for an input of shape {x.shape}, accepted by this "
             f"{kind} of kernel_size {kernel_size} are channels {channels}."
         )
 
 
-def _check_options(dtype: Any, padding_mode: str | Sequence[str], algorithm: Any) -> None:
+def _check_options(kernel_size: Any, geometry: dict[str, Any], options: dict[str, Any], **dtypes: Any) -> None:
     """What can be checked before there is an input."""
-    padding_mode_per_axis(padding_mode, 1 if isinstance(padding_mode, str) else len(padding_mode))
-    canonical(algorithm)
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"dtype: got {dtype}, accepted is a floating or complex dtype, or None.")
+    axes = lambda value: len(value) if is_sequence(value) and not isinstance(value, str) else 1
+    sizes(kernel_size, "kernel_size")
+    for name, value in geometry.items():
+        if name == "padding":
+            padding_per_axis(value, axes(value))
+        else:
+            sizes(value, name, minimum=0 if name == "output_padding" else 1)
+    mode = options.get("padding_mode", "zeros")
+    padding_mode_per_axis(mode, axes(mode))
+    canonical(options.get("algorithm", "auto"))
+    canonical_precision(options["precision"])
+    check_dtypes(**dtypes)
+
+
+def _operands(dtype: Any, x: Any, kernel: jax.Array, bias: jax.Array | None) -> tuple[Any, Any, Any]:
+    """What is convolved, in `dtype`, or in the one that x and the parameters have together."""
+    x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
+    if dtype is None:
+        with jax.numpy_dtype_promotion("standard"):  # by the layer's own rule
+            common = common_dtype(x=x, kernel=kernel)
+        bias = bias.astype(common) if bias is not None and bias.dtype == kernel.dtype else bias
+        return x.astype(common), kernel.astype(common), bias
+    for name, array in (("x", x), ("kernel", kernel), ("bias", bias)):
+        if array is not None and jnp.iscomplexobj(array) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            raise TypeError(f"dtype: got {jnp.dtype(dtype)}, accepted for a complex {name} is a complex one.")
+    return x.astype(dtype), kernel.astype(dtype), None if bias is None else bias.astype(dtype)
 
 
 def _make_conv(
@@ -54,10 +100,10 @@ def _make_conv(
     local: bool = False,
 ) -> Layer:
     """`Conv`, `DepthwiseConv` and `ConvLocal`: they differ in features and groups, known from the channels, alone."""
-    _check_options(dtype, options.get("padding_mode", "zeros"), options.get("algorithm", "auto"))
+    _check_options(kernel_size, geometry_options, options, dtype=dtype, param_dtype=param_dtype)
 
     def spec_of(input_shape: Shape) -> ConvSpec:
-        channels = input_shape[-1] if input_shape else 0
+        channels = input_shape[-1]
         window, groups = window_of(kernel_size, input_shape, "kernel_size"), groups_of(channels)
         if channels % groups:
             raise ValueError(
@@ -68,7 +114,7 @@ def _make_conv(
         return ConvSpec(input_shape, kernel_shape, feature_group_count=groups, **geometry_options)
 
     def init(key, input_shape):
-        spec = spec_of(tuple(input_shape))
+        spec = spec_of(array_shape(input_shape))
         shape = (*spec.output_spatial, *spec.kernel_shape) if local else spec.kernel_shape
         k1, k2 = jax.random.split(key)
         fan = {"fan_shape": spec.kernel_shape, "groups": spec.feature_group_count}
@@ -81,7 +127,7 @@ def _make_conv(
     def apply(params, state, x, *, train=False, key=None, activation=None):
         kernel = take(params, "kernel", kind)
         bias = take(params, "bias", kind) if use_bias else None
-        x, kernel, bias = cast(dtype, x, kernel, bias)
+        x, kernel, bias = _operands(dtype, x, kernel, bias)
         groups, rank = groups_of(x.shape[-1]), (kernel.ndim - 2) // 2 if local else kernel.ndim - 2
         own = kernel.shape[rank:] if local else kernel.shape
         _check_kernel(kind, own, (x.shape[-1] // groups, features(x.shape[-1])), kernel_size, x)
@@ -93,9 +139,10 @@ def _make_conv(
         biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
         return Geometry(connections=spec.num_connections - biases, macs=spec.macs, **looks_at(spec.axes))
 
-    return Layer(init, tagged(apply, takes_activation=not local), name, kind, geometry)
+    return Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, takes_activation=not local))
 
 
+@constructor
 def Conv(
     features: int,
     kernel_size: int | Sequence[int],
@@ -149,6 +196,7 @@ def Conv(
     References:
         Arguments as in ``flax.linen.Conv``; LeCun et al., 1989, for the layer.
     """
+    features = integer(features, "features", minimum=1)
     feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     return _make_conv(
         "Conv",
@@ -171,6 +219,7 @@ def Conv(
     )
 
 
+@constructor
 def DepthwiseConv(
     kernel_size: int | Sequence[int],
     *,
@@ -220,6 +269,7 @@ def DepthwiseConv(
         Sifre, "Rigid-motion scattering for image classification", 2014; Howard et al., MobileNets, 2017,
         arXiv:1704.04861.
     """
+    channel_multiplier = integer(channel_multiplier, "channel_multiplier", minimum=1)
     return _make_conv(
         "DepthwiseConv",
         lambda channels: channels * channel_multiplier,
@@ -236,6 +286,7 @@ def DepthwiseConv(
     )
 
 
+@constructor
 def SeparableConv(
     features: int,
     kernel_size: int | Sequence[int],
@@ -304,6 +355,7 @@ def SeparableConv(
     return dataclasses.replace(Sequential(depthwise, pointwise), name=name, kind="SeparableConv")
 
 
+@constructor
 def ConvLocal(
     features: int,
     kernel_size: int | Sequence[int],
@@ -354,6 +406,7 @@ def ConvLocal(
     References:
         ``LocallyConnected2D`` of Keras 2; LeCun et al., 1998, section II.
     """
+    features = integer(features, "features", minimum=1)
     feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     return _make_conv(
         "ConvLocal",
@@ -377,6 +430,7 @@ def ConvLocal(
     )
 
 
+@constructor
 def ConvTranspose(
     features: int,
     kernel_size: int | Sequence[int],
@@ -431,15 +485,20 @@ def ConvTranspose(
         Zeiler et al., "Deconvolutional networks", CVPR 2010. The kernel is that of Keras ``Conv2DTranspose``.
     """
     kind = "ConvTranspose"
-    _check_options(dtype, padding_mode, algorithm)
+    features = integer(features, "features", minimum=1)
     feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
+    geometry_options = {"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
+    options = {"padding_mode": padding_mode, "precision": precision, "algorithm": algorithm}
+    checked = {**geometry_options, "output_padding": output_padding}
+    _check_options(kernel_size, checked, options, dtype=dtype, param_dtype=param_dtype)
     if features % feature_group_count:
         raise ValueError(
             f"feature_group_count: got {feature_group_count}, accepted is a divisor of the {features} features."
         )
 
     def init(key, input_shape):
-        window = window_of(kernel_size, tuple(input_shape), "kernel_size")
+        input_shape = array_shape(input_shape)
+        window = window_of(kernel_size, input_shape, "kernel_size")
         shape = (*window, features // feature_group_count, input_shape[-1])
         k1, k2 = jax.random.split(key)
         fan = {"fan_shape": shape, "groups": feature_group_count, "transposed": True}
@@ -451,20 +510,16 @@ def ConvTranspose(
     def apply(params, state, x, *, train=False, key=None):
         kernel = take(params, "kernel", kind)
         bias = take(params, "bias", kind, (features,)) if use_bias else None
-        x, kernel, bias = cast(dtype, x, kernel, bias)
+        x, kernel, bias = _operands(dtype, x, kernel, bias)
         _check_kernel(kind, kernel.shape, (features // feature_group_count, x.shape[-1]), kernel_size, x)
         y = _conv.conv_transpose(
             x,
             kernel,
             bias,
-            strides=strides,
-            padding=padding,
-            padding_mode=padding_mode,
             output_padding=output_padding,
-            kernel_dilation=kernel_dilation,
             feature_group_count=feature_group_count,
-            precision=precision,
-            algorithm=algorithm,
+            **geometry_options,
+            **options,
         )
         return y, state
 
@@ -474,18 +529,18 @@ def ConvTranspose(
         spec = ConvSpec(
             out[1:],
             (*window, features // feature_group_count, input_shape[-1]),
-            strides=strides,
-            padding=padding,
-            kernel_dilation=kernel_dilation,
             feature_group_count=feature_group_count,
+            **geometry_options,
         )
         biases = math.prod(out[1:]) if use_bias else 0
-        return Geometry(connections=spec.macs + biases, macs=spec.macs, **looks_at(spec.axes, transposed=True))
+        macs = positions(input_shape) * spec.num_weights  # each element meets the whole window
+        return Geometry(connections=macs + biases, macs=macs, **looks_at(spec.axes, transposed=True))
 
     layer = Layer(init, apply, name, kind, geometry)
     return layer
 
 
+@constructor
 def Dense(
     features: int,
     *,
@@ -534,10 +589,10 @@ def Dense(
     )
 
     def init(key, input_shape):
-        return pointwise.init(key, (1, input_shape[-1]))
+        return pointwise.init(key, (1, array_shape(input_shape)[-1]))
 
     def geometry(input_shape):
         count, one = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
         return Geometry(connections=count * one.connections, macs=count * one.macs)
 
-    return Layer(init, pointwise.apply, name, "Dense", geometry)
+    return Layer(init, pointwise.apply, name, "Dense", geometry, epilogue=pointwise.epilogue)

@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import numpy as jnp
 
-from .._spec import integer, sequence
-from .base import Layer, Shape, take
+from .._algorithms.base import promoted
+from .._spec import integer
+from .base import (
+    Layer,
+    Shape,
+    array_shape,
+    channelwise,
+    check_dtypes,
+    constructor,
+    epsilon_of,
+    number,
+    rate_of,
+    result_and_wide,
+    take,
+)
 
 
 def _affine_init(use_scale: bool, use_bias: bool, param_dtype):
+    check_dtypes(param_dtype=param_dtype)
+
     def init(key, input_shape):
-        shape = sequence(input_shape, "input_shape", "integers, [batch, *spatial, channels]")[-1:]
-        if not shape:
-            raise ValueError("input_shape: got (), accepted is [batch, *spatial, channels].")
+        shape = array_shape(input_shape)[-1:]
         params = {"scale": jnp.ones(shape, param_dtype)} if use_scale else {}
         return params | ({"bias": jnp.zeros(shape, param_dtype)} if use_bias else {})
 
     return init
 
 
-def _affine(y, params, kind: str, use_scale: bool, use_bias: bool):
-    """y * scale + bias"""
-    if use_scale:
-        y = y * take(params, "scale", kind, y.shape[-1:])
-    return y + take(params, "bias", kind, y.shape[-1:]) if use_bias else y
+def _affine_params(params, kind: str, channels: int, use_scale: bool, use_bias: bool) -> dict[str, jax.Array]:
+    names = [name for name, used in (("scale", use_scale), ("bias", use_bias)) if used]
+    return {name: take(params, name, kind, (channels,)) for name in names}
 
 
-def _wide(x):
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _affine(y, own: dict[str, jax.Array]):
+    """y * scale + bias, with those of the two that there are."""
+    y = y * channelwise(own["scale"], y) if "scale" in own else y
+    return y + channelwise(own["bias"], y) if "bias" in own else y
 
 
+def _moved(running, batch, momentum, name: str):
+    """Running statistics after a batch, in the dtype that they have."""
+    if jnp.iscomplexobj(batch) and not jnp.iscomplexobj(running):
+        raise TypeError(
+            f"state: got {name!r} of {running.dtype} for a batch of complex numbers, accepted are complex ones: "
+            "BatchNorm(param_dtype=jax.numpy.complex64) has them."
+        )
+    wide = promoted(running.dtype, batch.dtype)
+    return (momentum * running.astype(wide) + (1 - momentum) * batch.astype(wide)).astype(running.dtype)
+
+
+def _squared(v):
+    """|v|²"""
+    return jnp.square(v.real) + jnp.square(v.imag) if jnp.iscomplexobj(v) else jnp.square(v)
+
+
+@constructor
 def BatchNorm(
     *,
     momentum: float = 0.99,
@@ -50,19 +81,20 @@ def BatchNorm(
     updated, ``running = momentum * running + (1 - momentum) * batch``; in inference the running ones are used.
 
     Args:
-        momentum: share of the running statistics that is kept at each step.
+        momentum: share of the running statistics that is kept at each step, 0 to 1; PyTorch's is 1 less this one.
         epsilon: added to the variance.
         use_scale: whether there is a scale.
         use_bias: whether there is a bias.
         axis_name: mapped axes (of `jax.shard_map` or `jax.vmap`) that the batch is spread over.
-        param_dtype: of parameters and state.
+        param_dtype: of the parameters; the state is float32 at least, since steps of it would vanish in 16 bits.
         name: of its parameters in a `Sequential`.
 
     Returns:
         A `Layer` with params ``{"scale", "bias"}`` and state ``{"mean", "var"}``.
 
     Raises:
-        ValueError: in apply, for parameters or state that do not fit.
+        ValueError: for a momentum or epsilon out of range; in apply, for parameters or state that do not fit.
+        TypeError: in training, for complex numbers where the state is real.
 
     >>> import jax
     >>> layer = BatchNorm(momentum=0.5)
@@ -75,40 +107,54 @@ def BatchNorm(
         Ioffe and Szegedy, 2015, arXiv:1502.03167. Names and defaults as in ``flax.linen.BatchNorm``.
     """
     affine = _affine_init(use_scale, use_bias, param_dtype)
+    momentum = number(momentum, "momentum", low=0, high=math.nextafter(1, 2), accepted="0 <= momentum <= 1")
+    epsilon = epsilon_of(epsilon)
+    dtype = promoted(param_dtype, jnp.float32)
 
     def init(key, input_shape):
-        params, shape = affine(key, input_shape), tuple(input_shape[-1:])
-        return params, {"mean": jnp.zeros(shape, param_dtype), "var": jnp.ones(shape, param_dtype)}
+        params, shape = affine(key, input_shape), array_shape(input_shape)[-1:]
+        return params, {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, jnp.finfo(dtype).dtype)}
 
     # For any constant c the variance is average((x - c)²) - (average(x) - c)², and y is (x - c) slope + offset, with
     # slope = scale / sqrt(var + epsilon) and offset = bias - (mean - c) slope. With c at the mean nothing cancels, and
     # as both hold for every x their derivatives of all orders are right. What differentiation sees is then small but
     # for x - c, and the gradients need two sums over x, of g and of g (x - c), where the plain formula has four.
     def apply(params, state, x, *, train=False, key=None):
+        x = jnp.asarray(x)
         running = {n: take(state, n, "BatchNorm", x.shape[-1:], "state") for n in ("mean", "var")}
         if train and 0 in x.shape:
             raise ValueError(f"x: got shape {x.shape}, accepted by BatchNorm in training is a batch with elements.")
-        wide = _wide(x)
+        own = _affine_params(params, "BatchNorm", x.shape[-1], use_scale, use_bias)
+        dtype, wide = result_and_wide(x, [*own.values()], [*running.values()])
+        x = x.astype(wide)
         if train:
             axes = tuple(range(x.ndim - 1))
             everywhere = lambda v: v if axis_name is None else jax.lax.pmean(v, axis_name)
             average = lambda v: everywhere(jnp.mean(v, axes))
-            mean = average(wide)
+            mean = average(x)
             centre = jax.lax.stop_gradient(mean)
-            var = average((wide - centre) ** 2) - (mean - centre) ** 2
-            fresh = {"mean": mean, "var": var}
-            state = {n: (momentum * running[n] + (1 - momentum) * fresh[n]).astype(running[n].dtype) for n in running}
+            var = average(_squared(x - channelwise(centre, x))) - _squared(mean - centre)
+            state = {n: _moved(running[n], batch, momentum, n) for n, batch in (("mean", mean), ("var", var))}
         else:
-            mean, var = running["mean"], running["var"]
+            mean, var = running["mean"].astype(wide), running["var"].astype(jnp.finfo(wide).dtype)
             centre = jax.lax.stop_gradient(mean)
-        slope = _affine(jax.lax.rsqrt(var + epsilon), params, "BatchNorm", use_scale, False)
-        offset = _affine((centre - mean) * slope, params, "BatchNorm", False, use_bias)
-        y = (wide - centre) * slope + offset
-        return y.astype(x.dtype), state
+        slope = jax.lax.rsqrt(var + epsilon).astype(wide)
+        slope = slope * own["scale"].astype(wide) if use_scale else slope
+        offset = (centre - mean) * slope
+        offset = offset + own["bias"].astype(wide) if use_bias else offset
+        y = (x - channelwise(centre, x)) * channelwise(slope, x) + channelwise(offset, x)
+        return y.astype(dtype), state
 
     return Layer(init, apply, name, "BatchNorm")
 
 
+def _standardised(x, axes: tuple[int, ...], epsilon: float):
+    """(x - mean) / sqrt(var + epsilon) over some axes."""
+    mean, var = jnp.mean(x, axes, keepdims=True), jnp.var(x, axes, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(var + epsilon).astype(x.dtype)
+
+
+@constructor
 def GroupNorm(
     num_groups: int = 32,
     *,
@@ -145,29 +191,29 @@ def GroupNorm(
         Wu and He, 2018, arXiv:1803.08494. Names and defaults as in ``flax.linen.GroupNorm``.
     """
     affine = _affine_init(use_scale, use_bias, param_dtype)
-
-    num_groups = integer(num_groups, "num_groups", minimum=1)
+    num_groups, epsilon = integer(num_groups, "num_groups", minimum=1), epsilon_of(epsilon)
 
     def check(channels):
         if channels % num_groups:
             raise ValueError(f"num_groups: got {num_groups}, accepted is a divisor of the {channels} channels.")
 
     def init(key, input_shape):
-        check(input_shape[-1])
+        check(array_shape(input_shape)[-1])
         return affine(key, input_shape), {}
 
     def apply(params, state, x, *, train=False, key=None):
+        x = jnp.asarray(x)
         check(x.shape[-1])
-        wide = _wide(x).reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
-        axes = (*range(1, x.ndim - 1), x.ndim)
-        mean, var = jnp.mean(wide, axes, keepdims=True), jnp.var(wide, axes, keepdims=True)
-        y = ((wide - mean) * jax.lax.rsqrt(var + epsilon)).reshape(x.shape)
-        y = _affine(y, params, "GroupNorm", use_scale, use_bias)
-        return y.astype(x.dtype), state
+        own = _affine_params(params, "GroupNorm", x.shape[-1], use_scale, use_bias)
+        dtype, wide = result_and_wide(x, [*own.values()])
+        grouped = x.astype(wide).reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
+        y = _standardised(grouped, (*range(1, x.ndim - 1), x.ndim), epsilon).reshape(x.shape)
+        return _affine(y, own).astype(dtype), state
 
     return Layer(init, apply, name, "GroupNorm")
 
 
+@constructor
 def LayerNorm(
     *,
     epsilon: float = 1e-6,
@@ -199,20 +245,21 @@ def LayerNorm(
     References:
         Ba, Kiros and Hinton, 2016, arXiv:1607.06450. Names and defaults as in ``flax.linen.LayerNorm``.
     """
-    affine = _affine_init(use_scale, use_bias, param_dtype)
+    affine, epsilon = _affine_init(use_scale, use_bias, param_dtype), epsilon_of(epsilon)
 
     def init(key, input_shape):
         return affine(key, input_shape), {}
 
     def apply(params, state, x, *, train=False, key=None):
-        wide = _wide(x)
-        mean, var = jnp.mean(wide, -1, keepdims=True), jnp.var(wide, -1, keepdims=True)
-        y = _affine((wide - mean) * jax.lax.rsqrt(var + epsilon), params, "LayerNorm", use_scale, use_bias)
-        return y.astype(x.dtype), state
+        x = jnp.asarray(x)
+        own = _affine_params(params, "LayerNorm", x.shape[-1], use_scale, use_bias)
+        dtype, wide = result_and_wide(x, [*own.values()])
+        return _affine(_standardised(x.astype(wide), (x.ndim - 1,), epsilon), own).astype(dtype), state
 
     return Layer(init, apply, name, "LayerNorm")
 
 
+@constructor
 def LayerScale(init_value: float, *, param_dtype: Any = jnp.float32, name: str | None = None) -> Layer:
     """Scales each channel: y = x * scale.
 
@@ -244,17 +291,21 @@ def LayerScale(init_value: float, *, param_dtype: Any = jnp.float32, name: str |
         return {n: jnp.full_like(ones, init_value) for n, ones in affine(key, input_shape).items()}, {}
 
     def apply(params, state, x, *, train=False, key=None):
-        return _affine(x, params, "LayerScale", True, False).astype(x.dtype), state
+        x = jnp.asarray(x)
+        own = _affine_params(params, "LayerScale", x.shape[-1], True, False)
+        dtype, wide = result_and_wide(x, [*own.values()])
+        return _affine(x.astype(wide), own).astype(dtype), state
 
     return Layer(init, apply, name, "LayerScale")
 
 
 def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Shape], Shape]) -> Layer:
     """In training zeros with probability `rate`, one draw for each element of a mask that is broadcast to x."""
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate: got {rate}, accepted is 0 <= rate < 1.")
+    rate = rate_of(rate)
 
     def apply(params, state, x, *, train=False, key=None):
+        x = jnp.asarray(x)
+        x = x.astype(result_and_wide(x)[0])
         if not train or rate == 0:
             return x, state
         if key is None:
@@ -265,6 +316,7 @@ def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Sha
     return Layer(lambda key, input_shape: ({}, {}), apply, name, kind)
 
 
+@constructor
 def Dropout(rate: float, *, name: str | None = None) -> Layer:
     """In training sets each element to zero with probability `rate`: y = x m / (1 - rate), m ~ Bernoulli(1 - rate).
 
@@ -292,6 +344,7 @@ def Dropout(rate: float, *, name: str | None = None) -> Layer:
     return _dropout("Dropout", rate, name, lambda shape: shape)
 
 
+@constructor
 def StochasticDepth(rate: float, *, name: str | None = None) -> Layer:
     """In training sets whole examples to zero with probability `rate`: y_b = x_b m_b / (1 - rate), m_b of 0 or 1.
 

@@ -8,11 +8,15 @@ from collections.abc import Callable, Sequence
 import jax
 
 from .. import _pool
-from .._spec import ConvSpec, Padding, nearest
-from .base import Geometry, Layer, looks_at, stateless, tagged, window_of
+from .._names import nearest
+from .._spec import ConvSpec, Padding
+from .base import Geometry, Layer, constructor, looks_at, sizes, stateless, window_of
 
 
 def _pool_layer(kind, function, window_shape, strides, padding, ceil_mode, name, **options) -> Layer:
+    sizes(window_shape, "window_shape")
+    sizes(strides, "strides")
+
     def fn(x):
         window = window_of(window_shape, x.shape, "window_shape")
         return function(x, window, strides=strides, padding=padding, ceil_mode=ceil_mode, **options)
@@ -28,6 +32,7 @@ def _pool_layer(kind, function, window_shape, strides, padding, ceil_mode, name,
     return layer
 
 
+@constructor
 def MaxPool(
     window_shape: int | Sequence[int],
     *,
@@ -60,6 +65,7 @@ def MaxPool(
     return _pool_layer("MaxPool", _pool.max_pool, window_shape, strides, padding, ceil_mode, name)
 
 
+@constructor
 def AvgPool(
     window_shape: int | Sequence[int],
     *,
@@ -96,6 +102,7 @@ def AvgPool(
     )
 
 
+@constructor
 def GlobalAvgPool(*, name: str | None = None) -> Layer:
     """The mean of each channel over all positions: y[b, c] = mean_o x[b, o, c].
 
@@ -117,6 +124,7 @@ def GlobalAvgPool(*, name: str | None = None) -> Layer:
     return stateless(_pool.global_avg_pool, "GlobalAvgPool", name)
 
 
+@constructor
 def GlobalMaxPool(*, name: str | None = None) -> Layer:
     """The largest element of each channel over all positions: y[b, c] = max_o x[b, o, c].
 
@@ -138,6 +146,7 @@ def GlobalMaxPool(*, name: str | None = None) -> Layer:
     return stateless(_pool.global_max_pool, "GlobalMaxPool", name)
 
 
+@constructor
 def Flatten(*, name: str | None = None) -> Layer:
     """All axes but the first in one: y[b, (h W + w) C + c] = x[b, h, w, c].
 
@@ -166,6 +175,7 @@ _ACTIVATIONS: dict[str, Callable] = {
 }  # fmt: skip
 
 
+@constructor
 def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | None = None) -> Layer:
     """Applies a function to each element (softmax: to each row): y = f(x).
 
@@ -192,6 +202,5 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
         function = _ACTIVATIONS[function]
     if not callable(function):
         raise TypeError(f"function: got {function!r}, accepted is a function, {nearest(function, _ACTIVATIONS)}")
-    layer = stateless(function, getattr(function, "__name__", "Activation"), name)
-    tagged(layer.apply, activation="relu" if function is jax.nn.relu else None)
-    return layer
+    kind = getattr(function, "__name__", "Activation")
+    return stateless(function, kind, name, activation="relu" if function is jax.nn.relu else None)

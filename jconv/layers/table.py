@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from .base import Geometry, Layer, Shape
+from .base import ArrayShape, Geometry, Layer, Shape, array_shape
 
 
 class Row(NamedTuple):
@@ -33,8 +33,9 @@ class Summary:
     """The layers of a network as rows, and as a table when printed.
 
     Parameters are the elements of params, connections the links into a layer's outputs (biases included), macs its
-    multiply-adds, and the receptive field r grows from layer to layer as r += (window - 1) * product of
-    the strides before it.
+    multiply-adds, and the receptive field is how many positions of the input, from the first to the last, one output
+    sees at most, were the input without end: r += (window - 1) * product of the strides before, from layer to layer,
+    where outputs do not differ in what they see, as they do behind a transposed convolution.
 
     Args:
         rows: one `Row` a layer, in order; `depth` says how deep it is nested.
@@ -84,42 +85,87 @@ class Summary:
         return "\n".join([text[0], rule, *text[1:-1], rule, text[-1]])
 
 
+class Field(NamedTuple):
+    """What the outputs of some layers see of the input along one axis, were it without end.
+
+    Output r + m period, 0 <= r < period, sees the input from first + m shift to last + m shift, with (first, last) of
+    ``boxes[r]``, or nothing where that is None. Layers by layer this stays exact, since the first position that an
+    output sees is the first that any of the positions sees which it looks at.
+    """
+
+    period: int = 1
+    shift: int = 1
+    boxes: tuple[tuple[int, int] | None, ...] = ((0, 0),)
+
+    @property
+    def size(self) -> int:
+        return max((last - first + 1 for first, last in filter(None, self.boxes)), default=0)
+
+    def box(self, position: int) -> tuple[int, int] | None:
+        times, phase = divmod(position, self.period)
+        found = self.boxes[phase]
+        return found and (found[0] + times * self.shift, found[1] + times * self.shift)
+
+    def behind(self, stride: Fraction, taps: Sequence[Fraction]) -> Field:
+        """That of a layer more, whose output o looks at those o stride + tap that are positions of the outputs here."""
+        a, b = stride.numerator, stride.denominator
+        period = self.period * b // math.gcd(self.period * b, a)  # as many steps of a / b are whole periods here
+        places = [[o * stride + tap for tap in taps] for o in range(period)]
+        boxes = [_hull(self.box(int(p)) for p in at if p.denominator == 1) for at in places]
+        return Field(period, int(period * stride) // self.period * self.shift, tuple(boxes))
+
+    def beside(self, other: Field) -> Field:
+        """What outputs see that are made of those here and of those of another branch."""
+        if self.shift * other.period != other.shift * self.period:  # they drift apart
+            return max(self, other, key=lambda field: field.size)
+        period = math.lcm(self.period, other.period)
+        boxes = (_hull([self.box(o), other.box(o)]) for o in range(period))
+        return Field(period, period * self.shift // self.period, tuple(boxes))
+
+
+def _hull(boxes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """From the first to the last of what is in any of the boxes."""
+    there = [box for box in boxes if box]
+    return (min(first for first, _ in there), max(last for _, last in there)) if there else None
+
+
 def _count(layer: Layer, input_shape: Shape) -> int:
-    concrete = tuple(1 if n == -1 else n for n in input_shape)
+    shape = array_shape(input_shape)
+    concrete = ArrayShape([1 if n == -1 else n for n in shape], shape.dtype)
     params = jax.eval_shape(lambda key: layer.init(key, concrete)[0], jax.random.key(0))
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def _rows(name: str, layer: Layer, shape: Shape, depth: int, field, jump):
-    """Rows of a layer and all in it, and what it leaves behind: shape, receptive field and jump per spatial axis."""
+def _looked_at(g: Geometry) -> list[tuple[Fraction, Sequence[Fraction]]]:
+    """Stride and taps of each axis; a geometry that gives no taps has those of its window in a row."""
+    taps = g.taps or [[Fraction(t) for t in range(math.ceil(k))] for k in g.window]
+    return [(Fraction(s), t) for s, t in zip(g.strides, taps, strict=True)]
+
+
+def _rows(name: str, layer: Layer, shape: Shape, depth: int, fields: tuple[Field, ...]):
+    """Rows of a layer and all in it, and what it leaves behind: its shape, and what it sees along each spatial axis."""
     out = layer.output_shape(shape)
     parameters = _count(layer, shape)
     if not layer.children:
         g = layer.geometry(shape) if layer.geometry else Geometry()
-        if g.window:
-            field = tuple(f + (k - 1) * j for f, k, j in zip(field, g.window, jump, strict=True))
-            jump = tuple(j * s for j, s in zip(jump, g.strides, strict=True))
-        keeps_space = len(out) == len(shape)
-        field, jump = (field, jump) if keeps_space else ((), ())
-        whole = tuple(math.floor(f) for f in field)
-        row = Row(name, layer.kind, depth, out, parameters, g.connections, g.macs, whole)
-        return [row], out, field, jump
-    rows, ends, at, f, j = [], [], shape, field, jump
+        if g.strides and fields:
+            fields = tuple(field.behind(*axis) for field, axis in zip(fields, _looked_at(g), strict=True))
+        fields = fields if len(out) == len(shape) else ()  # behind a layer that drops or makes axes there is none
+        sizes = tuple(field.size for field in fields)
+        return [Row(name, layer.kind, depth, out, parameters, g.connections, g.macs, sizes)], out, fields
+    rows, ends, at, end = [], [], shape, fields
     for child_name, child in layer.children:
-        start = (at, f, j) if layer.chained else (shape, field, jump)
-        below, at, f, j = _rows(child_name, child, start[0], depth + 1, start[1], start[2])
+        start = (at, end) if layer.chained else (shape, fields)
+        below, at, end = _rows(child_name, child, start[0], depth + 1, start[1])
         rows += below
-        ends.append((f, j))
-    if not layer.chained:  # an output sees what its widest branch sees, where all branches keep the spatial axes
-        same = len({len(end[0]) for end in ends}) == 1
-        f = tuple(max(fs) for fs in zip(*(end[0] for end in ends), strict=True)) if same else ()
-        j = ends[0][1] if same else ()
+        ends.append(end)
+    if not layer.chained:  # an output sees what any branch sees, where all branches keep the spatial axes
+        same = len({len(end) for end in ends}) == 1
+        end = tuple(functools.reduce(Field.beside, axis) for axis in zip(*ends, strict=True)) if same else ()
     direct = [r for r in rows if r.depth == depth + 1]
-    whole = tuple(math.floor(v) for v in f)
-    own = Row(
-        name, layer.kind, depth, out, parameters, sum(r.connections for r in direct), sum(r.macs for r in direct), whole
-    )
-    return [own, *rows], out, f, j
+    counts = sum(r.connections for r in direct), sum(r.macs for r in direct)
+    own = Row(name, layer.kind, depth, out, parameters, *counts, tuple(field.size for field in end))
+    return [own, *rows], out, end
 
 
 Places = tuple[np.ndarray, ...]  # positions along each spatial axis, in order
@@ -157,7 +203,7 @@ def seen(layer: Layer, input_shape: Shape, outputs: Places) -> Places:
     return outputs
 
 
-def _looks_at(outputs: np.ndarray, taps: tuple[Fraction, ...], stride: Fraction, n: int) -> np.ndarray:
+def _looks_at(outputs: np.ndarray, taps: tuple[Fraction, ...], stride: int | Fraction, n: int) -> np.ndarray:
     """Those o stride + tap that are positions of an axis of n."""
     over = math.lcm(stride.denominator, *(tap.denominator for tap in taps))
     found = outputs[:, None] * int(stride * over) + np.array([int(tap * over) for tap in taps])
@@ -165,14 +211,14 @@ def _looks_at(outputs: np.ndarray, taps: tuple[Fraction, ...], stride: Fraction,
     return found[(found >= 0) & (found < n)]
 
 
-def summary(layer: Layer, input_shape: Sequence[int]) -> Summary:
+def summary(layer: Layer, input_shape: Sequence[int] | jax.ShapeDtypeStruct) -> Summary:
     """The table of a network: for each layer output shape, parameters, connections, multiply-adds, receptive field.
 
     A convolution has ``positions * (window * in / groups + 1) * out`` connections, biases included.
 
     Args:
         layer: the network.
-        input_shape: ``[batch, *spatial, channels]``; the batch may be -1. Counts are for one example.
+        input_shape: ``[batch, *spatial, channels]``; the batch may be -1 or None. Counts are for one example.
 
     Returns:
         A `Summary`: prints as a table, and has its `rows` as data.
@@ -192,11 +238,10 @@ def summary(layer: Layer, input_shape: Sequence[int]) -> Summary:
     References:
         ``Model.summary`` of Keras.
     """
-    shape = tuple(input_shape)
+    shape = array_shape(input_shape)
     if len(shape) < 2:
         raise ValueError(f"input_shape: got {shape}, accepted is [batch, *spatial, channels].")
-    start = tuple(Fraction(1) for _ in shape[1:-1])
-    rows, *_ = _rows(layer.name or layer.kind, layer, shape, 0, start, start)
+    rows, *_ = _rows(layer.name or layer.kind, layer, shape, 0, tuple(Field() for _ in shape[1:-1]))
     if layer.children and layer.kind == "Sequential":  # the network itself is the total line
         rows = [row._replace(depth=row.depth - 1) for row in rows[1:]]
     top = [row for row in rows if row.depth == 0]

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from .._spec import nearest, sequence
+from .._names import nearest
+from .._spec import integer
 from ..layers import Activation, Dense, Layer
+from ..layers.base import array_shape
 
 T = TypeVar("T")
 
@@ -21,6 +23,7 @@ def choice(name: str, value: str, table: Mapping[str, T]) -> T:
 
 def classifier(classes: int, probabilities: bool, dtype: Any, name: str) -> list[Layer]:
     """Logits, or the probabilities that they stand for: a sigmoid of one, a softmax of more."""
+    classes = integer(classes, "classes", minimum=1)
     ending = [Activation("sigmoid" if classes == 1 else "softmax")] if probabilities else []
     return [Dense(classes, dtype=dtype, name=name), *ending]
 
@@ -29,7 +32,7 @@ def sized(network: Layer, what: str, *, at_least: int = 1, multiple: int = 1) ->
     """A network that says which sizes it takes, before a layer deep in it says which one it got."""
 
     def check(shape: Sequence[int], argument: str) -> None:
-        shape = sequence(shape, argument, "integers, [batch, *spatial, channels]")
+        shape = tuple(array_shape(shape, argument))
         if len(shape) < 3 or any(n < at_least or n % multiple for n in shape[1:-1]):
             sizes = f"multiples of {multiple}" if multiple > 1 else f"{at_least} or more"
             raise ValueError(

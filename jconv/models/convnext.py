@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from .._spec import integer
 from ..layers import (
     Activation,
     Conv,
@@ -19,6 +20,7 @@ from ..layers import (
     Sequential,
     StochasticDepth,
 )
+from ..layers.base import constructor, rate_of
 from .base import classifier, sized
 
 DEPTHS = (3, 3, 9, 3)
@@ -54,6 +56,7 @@ def _gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+@constructor
 def convnext_tiny(
     *,
     classes: int = 1000,
@@ -97,6 +100,7 @@ def convnext_tiny(
         ``torchvision.models.convnext_tiny``; ``keras.applications.ConvNeXtTiny``. Leaving out blocks is stochastic
         depth: Huang et al., ECCV 2016, arXiv:1603.09382.
     """
+    width, drop_path = integer(width, "width", minimum=1), rate_of(drop_path, "drop_path")
     kernel_init = jax.nn.initializers.truncated_normal(0.02)
     conv = partial(Conv, padding="VALID", kernel_init=kernel_init, dtype=dtype, algorithm=algorithm)
     dense = partial(Dense, kernel_init=kernel_init, dtype=dtype)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 from .._spec import Padding
 from ..initializers import VarianceScaling
 from ..layers import Activation, BatchNorm, Conv, DepthwiseConv, Dropout, GlobalAvgPool, Layer, Residual, Sequential
+from ..layers.base import constructor, number, rate_of
 from .base import choice, classifier, sized
 
 
@@ -64,6 +66,7 @@ def _eights(channels: float) -> int:
     return near + 8 if near < 0.9 * channels else near
 
 
+@constructor
 def mobilenet_v2(
     *,
     classes: int = 1000,
@@ -101,7 +104,8 @@ def mobilenet_v2(
         ``[batch, *spatial / 32, 1280]``, rounded up.
 
     Raises:
-        ValueError: for an unknown `like`; in init and apply, for a shape without spatial axes.
+        ValueError: for an unknown `like`, a `width` or `dropout` out of range; in init and apply, for a shape without
+            spatial axes.
 
     >>> mobilenet_v2(head=False).output_shape((-1, 96, 96, 3))
     (-1, 3, 3, 1280)
@@ -111,6 +115,8 @@ def mobilenet_v2(
         arXiv:1801.04381; ``torchvision.models.mobilenet_v2``; ``keras.applications.MobileNetV2``.
     """
     convention = choice("like", like, CONVENTIONS)
+    width = number(width, "width", low=math.nextafter(0, 1), accepted="a positive number")
+    dropout = rate_of(dropout, "dropout")
     options = {"use_bias": False, "dtype": dtype, "algorithm": algorithm}
     options |= {"kernel_init": VarianceScaling(2.0, "fan_out", "normal")}
     norm = partial(BatchNorm, momentum=convention.momentum, epsilon=convention.epsilon)

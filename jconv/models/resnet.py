@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, NamedTuple
 
+from .._spec import integer
 from ..initializers import VarianceScaling
 from ..layers import Activation, BatchNorm, Conv, GlobalAvgPool, Layer, MaxPool, Residual, Sequential
+from ..layers.base import constructor
 from .base import choice, classifier, sized
 
 
@@ -54,7 +56,7 @@ def _resnet(
     algorithm: Any,
     name: str | None,
 ) -> Layer:
-    kernel_init = VarianceScaling(2.0, "fan_out", "normal")
+    width, kernel_init = integer(width, "width", minimum=1), VarianceScaling(2.0, "fan_out", "normal")
     conv = partial(Conv, use_bias=convention.use_bias, kernel_init=kernel_init, dtype=dtype, algorithm=algorithm)
     norm = partial(BatchNorm, momentum=convention.momentum, epsilon=convention.epsilon)
     relu = Activation("relu")
@@ -89,6 +91,7 @@ def _resnet(
     return sized(Sequential(*layers, name=name), what)
 
 
+@constructor
 def resnet18(
     *,
     classes: int = 1000,
@@ -133,6 +136,7 @@ def resnet18(
     )  # fmt: skip
 
 
+@constructor
 def resnet50(
     *,
     classes: int = 1000,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._spec import integer
 from ..layers import Activation, Conv, Dense, Dropout, Flatten, GlobalMaxPool, Layer, MaxPool, Sequential
+from ..layers.base import constructor, rate_of
 from .base import classifier, sized
 
 
+@constructor
 def lenet5(
     *,
     classes: int = 10,
@@ -63,6 +66,7 @@ def lenet5(
     return sized(network, "lenet5", at_least=16)
 
 
+@constructor
 def catnet39(
     *,
     classes: int = 1,
@@ -109,6 +113,7 @@ def catnet39(
     return sized(network, "catnet39", at_least=15)
 
 
+@constructor
 def keras_conv25(
     *,
     classes: int = 1,
@@ -146,6 +151,7 @@ def keras_conv25(
     References:
         Chollet, "Simple MNIST convnet", keras.io, 2015, is of this form.
     """
+    filters, dropout = integer(filters, "filters", minimum=1), rate_of(dropout, "dropout")
     network = Sequential(
         Conv(filters, 3, padding="VALID", dtype=dtype, algorithm=algorithm),
         Activation("relu"),
@@ -158,6 +164,7 @@ def keras_conv25(
     return sized(network, "keras_conv25", at_least=4)
 
 
+@constructor
 def conv1d_text(
     *,
     classes: int = 1,
@@ -195,6 +202,7 @@ def conv1d_text(
     References:
         Kim, "Convolutional neural networks for sentence classification", EMNLP 2014, arXiv:1408.5882.
     """
+    filters, kernel_size = integer(filters, "filters", minimum=1), integer(kernel_size, "kernel_size", minimum=1)
     network = Sequential(
         Conv(filters, kernel_size, padding="VALID", dtype=dtype, algorithm=algorithm),
         Activation("relu"),

@@ -8,9 +8,11 @@ from typing import Any
 from .._spec import integer
 from ..initializers import he_normal
 from ..layers import Activation, BatchNorm, Conv, ConvTranspose, Layer, MaxPool, Parallel, Sequential
+from ..layers.base import constructor
 from .base import sized
 
 
+@constructor
 def unet(
     *,
     classes: int = 1,
@@ -51,7 +53,8 @@ def unet(
         Ronneberger, Fischer and Brox, "U-Net: convolutional networks for biomedical image segmentation", MICCAI 2015,
         arXiv:1505.04597.
     """
-    levels = integer(levels, "levels", minimum=0)
+    levels, width = integer(levels, "levels", minimum=0), integer(width, "width", minimum=1)
+    classes = integer(classes, "classes", minimum=1)
     options = {"kernel_init": he_normal(), "dtype": dtype, "algorithm": algorithm}
     conv = partial(Conv, kernel_size=3, use_bias=not batch_norm, **options)
 
