@@ -160,7 +160,7 @@ def finisher():
         if finish.activation is None:
             return None
         y = ALGORITHMS["xla"].forward(x, kernel, call)
-        return jnp.maximum(y + (0 if finish.bias is None else finish.bias), 0)
+        return jnp.maximum(y if finish.bias is None else y + jnp.broadcast_to(finish.bias, y.shape), 0)
 
     ALGORITHMS["finisher"] = dataclasses.replace(ALGORITHMS["xla"], name="finisher", finished=run)
     yield asked

@@ -4,6 +4,8 @@ import pytest
 
 from tests import fuzz
 
+pytestmark = pytest.mark.checked
+
 
 @pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
 def test_random_calls(kind):

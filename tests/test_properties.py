@@ -1,6 +1,7 @@
 """Properties of geometry, over random geometries that hypothesis shrinks to the smallest that fails."""
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,7 @@ from jconv._spec import span
 from tests import oracle
 from tests.cases import draw
 
+pytestmark = pytest.mark.checked
 sizes = st.integers(1, 12)
 AXIS = st.tuples(sizes, st.integers(1, 5), st.integers(1, 4), st.integers(-3, 6), st.integers(-3, 6), st.integers(1, 3),
                  st.integers(1, 3))  # fmt: skip
