@@ -103,6 +103,7 @@ def test_first_layer_is_lenets():
     assert (row.name, row.output_shape, row.parameters, row.connections) == ("c1", (-1, 28, 28, 6), 156, 122304)
 
 
+@pytest.mark.standard_modes  # as the script itself runs
 def test_augment_keeps_shape_and_changes_images():
     x = lenet_digits.to_input(np.full((3, 28, 28), 255, np.uint8))
     y = jax.jit(lenet_digits.augment)(jax.random.key(0), x)
