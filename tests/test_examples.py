@@ -21,6 +21,7 @@ from PIL import Image
 import jconv
 from jconv import models
 
+pytestmark = pytest.mark.standard_modes  # which scripts run in
 METRICS = {"step", "epoch", "train_loss", "test_loss", "test_accuracy", "images_per_second"}
 WRITTEN = (
     "checkpoints", "config.json", "confusion_matrix.png", "feature_maps.png", "filters.png", "learning_curves.png",
@@ -103,7 +104,6 @@ def test_first_layer_is_lenets():
     assert (row.name, row.output_shape, row.parameters, row.connections) == ("c1", (-1, 28, 28, 6), 156, 122304)
 
 
-@pytest.mark.standard_modes  # as the script itself runs
 def test_augment_keeps_shape_and_changes_images():
     x = lenet_digits.to_input(np.full((3, 28, 28), 255, np.uint8))
     y = jax.jit(lenet_digits.augment)(jax.random.key(0), x)

@@ -32,6 +32,7 @@ from jconv.layers import Dense
 
 from . import small_training
 
+pytestmark = pytest.mark.standard_modes  # which scripts run in
 ROOT = Path(__file__).parent.parent
 LONG = 1800  # seconds: no process takes as long, on a machine that is busy either
 STEPS = 24  # of each of the two trainings of small_training.py: 6 epochs of 4
