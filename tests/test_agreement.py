@@ -458,7 +458,7 @@ def test_conv_local_is_lax_conv_general_dilated_local():
     # lax orders its patches channels first: [in, *window]
     flat = np.moveaxis(k, 4, 2).reshape(4, 3, 27, 2)
     want = lax.conv_general_dilated_local(x, flat, (1, 1), "VALID", (3, 3), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(jconv.conv_local(x, k, b, padding="VALID"), want + b, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(jconv.conv_local(x, k, b, padding="VALID"), want + b[None], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME", ((1, 0), (0, 1))])
