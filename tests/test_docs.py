@@ -16,6 +16,7 @@ LIBRARIES = ROOT / "docs" / "libraries.md"  # each of its programs needs another
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+@pytest.mark.standard_modes  # as a reader's program runs
 @pytest.mark.parametrize("page", [page for page in PAGES if page != LIBRARIES], ids=lambda page: page.name)
 def test_code_blocks_run(page):
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)

@@ -21,6 +21,8 @@ from scipy.spatial.distance import cdist
 
 import jconv
 
+pytestmark = pytest.mark.standard_modes  # optax, which they train by, promotes its step counts
+
 COMMON = {"checkpoints", "config.json", "learning_curves.png", "metrics.jsonl"}
 FILES = {
     faces_25: {"confusion_matrix.png", "filters.png", "least_sure.png"},

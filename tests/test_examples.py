@@ -21,6 +21,8 @@ from PIL import Image
 import jconv
 from jconv import models
 
+pytestmark = pytest.mark.standard_modes  # optax, which they train by, promotes its step counts
+
 METRICS = {"step", "epoch", "train_loss", "test_loss", "test_accuracy", "images_per_second"}
 WRITTEN = (
     "checkpoints", "config.json", "confusion_matrix.png", "feature_maps.png", "filters.png", "learning_curves.png",

@@ -112,6 +112,7 @@ def test_pytorch_norm_of_flattened_features_and_bfloat16():
     np.testing.assert_allclose(half["Dense_0"]["kernel"].astype("float32"), params["Dense_0"]["kernel"], rtol=1e-2)
 
 
+@pytest.mark.standard_modes  # Keras's Dense promotes ranks
 def test_keras():
     keras = pytest.importorskip("keras")
     K = keras.layers

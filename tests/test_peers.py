@@ -11,6 +11,8 @@ from jax import numpy as jnp
 
 import jconv
 
+pytestmark = pytest.mark.standard_modes  # the other libraries, and optax, promote dtypes and ranks
+
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.standard_normal((4, 12, 12, 3)), jnp.float32)
 LABELS = jnp.asarray(RNG.integers(5, size=4))

@@ -27,6 +27,8 @@ from jconv.layers import Dense
 
 from . import small_training
 
+pytestmark = pytest.mark.standard_modes  # optax promotes its step counts
+
 ROOT = Path(__file__).parent.parent
 STEPS = 24  # of each of the two trainings of small_training.py: 6 epochs of 4
 
