@@ -13,6 +13,8 @@ from benchmarks.peers import NotExpressible, on_jax
 from benchmarks.peers.base import OPERANDS, Layout, Prepared, rounded
 from benchmarks.steps import models
 
+pytestmark = pytest.mark.standard_modes  # what is measured is measured as it is used
+
 GEOMETRIES = {
     "plain": ((2, 7, 6, 3), (3, 3, 3, 4), {}),
     "strided": ((2, 9, 8, 2), (3, 4, 2, 3), {"strides": 2, "padding": 1}),
