@@ -2,7 +2,8 @@
 
 The tests run in JAX's strict modes: no dtype and no rank is promoted without being told. What uses a library that takes
 the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too. What is marked `checked` runs with JAX's
-own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the environment everything does.
+own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the environment everything does; what makes
+not-a-number on purpose is marked `non_finite`.
 
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """
@@ -38,6 +39,8 @@ def modes(request):
     wanted = {} if request.node.get_closest_marker("standard_modes") else dict(STRICT)
     if request.node.get_closest_marker("checked") or os.environ.get("JCONV_TEST_MODE") == "checks":
         wanted |= CHECKED
+        if request.node.get_closest_marker("non_finite"):
+            del wanted["jax_debug_nans"]
     before = {name: getattr(jax.config, name) for name in wanted}
     for name, value in wanted.items():
         jax.config.update(name, value)
