@@ -1,11 +1,17 @@
 """What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
 
 The tests run in JAX's strict modes: no dtype and no rank is promoted without being told. What uses a library that takes
+<<<<<<< HEAD
 the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too.
 What is marked `checked` runs with JAX's own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the
 environment everything does.
 
 What was measured on this machine is not read.
+=======
+the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too. What is marked `checked` runs with JAX's
+own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the environment everything does; what makes
+not-a-number on purpose is marked `non_finite`.
+>>>>>>> w-core
 
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """
@@ -15,8 +21,8 @@ import signal
 import threading
 from importlib.metadata import version
 
-# The doctests' collection would leave half of it among the modules where torch is missing.
-collect_ignore = ["torch_networks.py"]
+# The doctests' collection would leave half of the one among the modules where torch is missing, and put the other in place.
+collect_ignore = ["torch_networks.py", "peer_plugin.py"]
 
 # Compilation takes most of the time of the tests, and with these options half of it or less. What XLA_FLAGS says prevails.
 flags = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
@@ -42,6 +48,8 @@ def modes(request):
     wanted = {} if request.node.get_closest_marker("standard_modes") else dict(STRICT)
     if request.node.get_closest_marker("checked") or os.environ.get("JCONV_TEST_MODE") == "checks":
         wanted |= CHECKED
+        if request.node.get_closest_marker("non_finite"):
+            del wanted["jax_debug_nans"]
     before = {name: getattr(jax.config, name) for name in wanted}
     for name, value in wanted.items():
         jax.config.update(name, value)

@@ -253,6 +253,7 @@ def test_what_is_put_in_the_place_of_a_function_is_called():
     assert fused(layers.Sequential(dataclasses.replace(conv, apply=noted, epilogue=says), relu))
 
 
+@pytest.mark.non_finite
 @pytest.mark.skipif(not HAS_ONEDNN, reason="the oneDNN plug-in is not loaded")
 @pytest.mark.parametrize("groups", [1, 16])
 def test_onednn_keeps_nan(groups):

@@ -163,6 +163,7 @@ def test_adjointness(case):
 LOCAL = [name for name in PLANS if "+" not in name and algorithms()[name].local] + ["unfold+xla", "swap+shift"]
 
 
+@pytest.mark.non_finite
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("case", [FEW[1], FEW[2], FEW[3]], ids=str)
 def test_non_finite_elements_reach_what_the_definition_says(case, bad):
@@ -178,6 +179,7 @@ def test_non_finite_elements_reach_what_the_definition_says(case, bad):
             np.testing.assert_allclose(got[np.isfinite(want)], want[np.isfinite(want)], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.non_finite
 def test_plans_that_spread_non_finite_elements_say_so():
     """Each of them does so for some case, so the flag is no empty warning; the others do for none (above)."""
     case = FEW[2].__class__("wide", (1, 8, 8, 4), (3, 3, 2, 4), {"feature_group_count": 2, "padding": "VALID"})

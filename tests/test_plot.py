@@ -190,6 +190,7 @@ def test_feature_maps_of_a_series():
     assert_readable_in_grey(figure)
 
 
+@pytest.mark.non_finite
 def test_feature_maps_that_do_not_do(made):
     params, state, x = made
     with pytest.raises(ValueError, match=r"names: got 'block/conv', accepted: 'c1', .* Did you mean 'block/Conv_0'"):

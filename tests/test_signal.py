@@ -89,6 +89,7 @@ def summed(a, b, mode):
     return full[tuple(slice(s, s + n) for s, n in zip(starts, lengths, strict=True))]
 
 
+@pytest.mark.non_finite
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(("dtype", "shapes"), [("float32", ((1000,), (200,))), ("float32", ((12,), (50,))),
                                               ("complex64", ((20,), (6,))), ("bfloat16", ((9, 8), (3, 4)))])  # fmt: skip
@@ -103,6 +104,7 @@ def test_a_non_finite_element_is_in_its_own_terms_alone(dtype, shapes, bad):
         np.testing.assert_array_equal(np.isfinite(np.asarray(other).astype(want.dtype)), np.isfinite(want))
 
 
+@pytest.mark.non_finite
 def test_gradients_of_direct_are_those_of_the_sum_on_either_way():
     a, b = drawn((30,), "float32", 0), drawn((7,), "float32", 1)
     loss = lambda a, b, method: jnp.sum(jconv.convolve(a, b, "same", method)[:10] ** 2)
@@ -114,6 +116,7 @@ def test_gradients_of_direct_are_those_of_the_sum_on_either_way():
     assert not np.isfinite(jconv.convolve(a, b, "same", "direct")[3:]).any()
 
 
+@pytest.mark.non_finite
 @pytest.mark.parametrize("precision", [None, "default"])
 def test_direct_is_the_sum(precision):
     a, b = drawn((4_000,), "float32", 0), drawn((3_000,), "float32", 1)
