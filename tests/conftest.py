@@ -1,17 +1,11 @@
 """What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
 
 The tests run in JAX's strict modes: no dtype and no rank is promoted without being told. What uses a library that takes
-<<<<<<< HEAD
 the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too.
 What is marked `checked` runs with JAX's own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the
-environment everything does.
+environment everything does; what makes not-a-number on purpose is marked `non_finite`.
 
 What was measured on this machine is not read.
-=======
-the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too. What is marked `checked` runs with JAX's
-own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the environment everything does; what makes
-not-a-number on purpose is marked `non_finite`.
->>>>>>> w-core
 
 And Ctrl-C, which a shell that runs the tests in the background has them ignore, and the scripts that they start too.
 """

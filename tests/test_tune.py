@@ -119,12 +119,8 @@ def test_the_gradients_run_what_was_measured_for_them(monkeypatch, takes):
     assert all(f"jconv.{role}.{name}" in text for role, name in fast.items())
 
 
-<<<<<<< HEAD
-def test_a_plan_that_is_wrong_is_left_out_and_said(monkeypatch, clock):
-=======
 @pytest.mark.non_finite
-def test_a_plan_that_is_wrong_is_left_out_and_said(monkeypatch):
->>>>>>> w-core
+def test_a_plan_that_is_wrong_is_left_out_and_said(monkeypatch, clock):
     monkeypatch.setattr(_tune, "names_for", lambda call, limit: ["einsum", "matmul", "xla"])
     compiled = _tune.compiled
 
