@@ -6,7 +6,7 @@ from jax import numpy as jnp
 
 import jconv
 from jconv._algorithms.base import ROLES, Call
-from jconv._select import MARGIN, MAX_WORKSPACE_RATIO, candidates, operand_bytes, plans, refusal, select
+from jconv._select import MARGIN, MAX_WORKSPACE_RATIO, candidates, operand_bytes, plans, refusal, resolve, select
 from tests.cases import CASES
 
 
@@ -30,6 +30,23 @@ def call_of(x, kernel, role, dtype="float32", **options):
     """Made of XLA's operations alone, whatever plug-ins are installed."""
     spec = jconv.ConvSpec(x, kernel, **options)
     return Call(spec, role, jnp.dtype(dtype), jnp.dtype(dtype), None, "cpu", portable=True)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_direct_takes_the_cheapest_of_what_computes_the_sum_itself(role):
+    for case in CASES:
+        call = Call(case.spec, role, jnp.dtype("float32"), jnp.dtype("float32"), None, "cpu")
+        name = resolve("direct", call).name
+        if case.spec.rank and not case.spec.is_empty:
+            plan = next(plan for plan in plans(call) if plan.name == name)
+            assert plan.local
+            assert plan.exact
+            able = [p for p in candidates(call) if p.local and p.exact]
+            assert plan.seconds * plan.margin == min(p.seconds * p.margin for p in able)
+    call = call_of((4, 30_000, 1), (301, 1, 1), role)
+    spreading = {"fold", "group", "fft", "winograd2", "winograd4"}
+    assert spreading.isdisjoint(resolve("direct", call).name.split("+"))
+    assert role == "kernel_grad" or not spreading.isdisjoint(select(call).name.split("+"))
 
 
 def test_plans_out_of_proportion_are_not_taken():
