@@ -12,6 +12,7 @@ And Ctrl-C, which a shell that runs the tests in the background has them ignore,
 
 import os
 import signal
+import sys
 import threading
 from importlib.metadata import version
 
@@ -50,6 +51,15 @@ def modes(request):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """What PyTorch and Keras draw by themselves is the same in every order of the tests."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+    if hasattr(sys.modules.get("keras"), "utils"):
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -475,7 +475,7 @@ def test_per_example_gradients_are_kernel_gradients():
     """A vmapped gradient comes with a group for each example, whatever groups there were."""
     xs = X.reshape(4, 1, *X.shape[1:])
     for groups, strides in ((1, (1, 1)), (2, (2, 1)), (6, (1, 2))):
-        k = jnp.asarray(RNG.standard_normal((3, 3, 6 // groups, 6)), jnp.float32)
+        k = jnp.asarray(np.random.default_rng(groups).standard_normal((3, 3, 6 // groups, 6)), jnp.float32)
         loss = lambda k, x, groups=groups, strides=strides: jnp.sum(jnp.sin(conv(x, k, strides, groups)))
         each = jax.vmap(jax.grad(loss), (None, 0))
         fast = accelerate(each)
