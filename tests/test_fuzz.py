@@ -9,7 +9,7 @@ pytestmark = pytest.mark.checked
 
 @pytest.mark.parametrize("kind", sorted(fuzz.KINDS))
 def test_random_calls(kind):
-    for seed in range(4):
+    for seed in range(3):
         _, found = fuzz.attempt(seed, kind)
         assert found is None, found
 
