@@ -43,7 +43,7 @@ from jax.interpreters import ad, batching, mlir
 
 from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role, promoted, zeros
 from ._dtypes import broadcast_bias, keeps_64_bits
-from ._select import check, choice, finish_result, refusal, resolve
+from ._select import check, choice, finish_result, refusal, resolve, table
 from ._select import run as run_plan
 from ._spec import ConvSpec
 
@@ -119,10 +119,20 @@ def _impl(a, b, *bias, **params):
     """Compiles and runs the call, anew where another plan is chosen by now."""
     name = params["algorithms"].role(params["role"])
     call = Call(params["spec"], params["role"], np.dtype(a.dtype), params["out_dtype"], params["precision"])
-    calls = {platform: call._replace(platform=platform) for platform in PLATFORMS}
-    # Every branch is traced, so only those that the algorithm covers are there.
-    able = tuple((p, choice(name, there)) for p, there in calls.items() if refusal(name, there) is None)
+    # What is tuned may change at any time, all else with the table alone.
+    able = _choices.__wrapped__(name, call, ()) if name == "tuned" else _choices(name, call, table())
     return _compiled(a, b, *bias, able=able, **params)
+
+
+@functools.lru_cache(maxsize=4096)
+def _choices(name: str, call: Call, known: tuple[Any, ...]) -> tuple[tuple[str, Any], ...]:
+    """The platforms on which the call is covered, and what is chosen there, remembered for one table.
+
+    Every branch is traced, so only those that the algorithm covers are there.
+    """
+    del known
+    calls = {platform: call._replace(platform=platform) for platform in PLATFORMS}
+    return tuple((p, choice(name, there)) for p, there in calls.items() if refusal(name, there) is None)
 
 
 # Not conv_p.bind inside, which would come back here under jax.disable_jit.
