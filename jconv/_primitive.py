@@ -38,7 +38,6 @@ from jax.extend.core import ClosedJaxpr as ClosedJaxpr
 from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive
-from jax.extend.core import jaxpr_as_fun as jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role, promoted, zeros

@@ -104,12 +104,12 @@ class Replacer:
         leaves, tree = jax.tree.flatten(args)
         is_input = lambda leaf: jnp.result_type(leaf) != jax.dtypes.float0  # which the tangents of integers are
         inputs = list(filter(is_input, leaves))
-        flat = lambda *inputs: fn(*tree.unflatten(filled(leaves, is_input, inputs)))
+        flat = lambda *inputs: fn(*tree.unflatten(_filled(leaves, is_input, inputs)))
         closed, shape = jax.make_jaxpr(flat, return_shape=True)(*inputs)
         return jax.tree.structure(shape).unflatten(self.run(closed, inputs))
 
 
-def filled(leaves: Iterable[Any], is_input: Callable[[Any], bool], inputs: Iterable[Any]) -> list[Any]:
+def _filled(leaves: Iterable[Any], is_input: Callable[[Any], bool], inputs: Iterable[Any]) -> list[Any]:
     """The leaves with the inputs in their places."""
     found = iter(inputs)
     return [next(found) if is_input(leaf) else leaf for leaf in leaves]
