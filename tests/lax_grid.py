@@ -11,6 +11,7 @@ import random
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -142,7 +143,7 @@ def run(conv: Any, c: Case) -> list[jax.Array]:
     return [fn(lhs, rhs)]
 
 
-def attempt(conv: Any, c: Case) -> list[jax.Array] | Exception:
+def outcome(conv: Any, c: Case) -> list[jax.Array] | Exception:
     try:
         return run(conv, c)
     except (TypeError, ValueError, IndexError, NotImplementedError, RuntimeError, AssertionError) as error:
@@ -151,7 +152,7 @@ def attempt(conv: Any, c: Case) -> list[jax.Array] | Exception:
 
 def difference(c: Case) -> str | None:
     """How jconv.lax differs from jax.lax, or None."""
-    want, got = attempt(jax.lax.conv_general_dilated, c), attempt(jconv.lax.conv_general_dilated, c)
+    want, got = outcome(jax.lax.conv_general_dilated, c), outcome(jconv.lax.conv_general_dilated, c)
     if isinstance(want, Exception) or isinstance(got, Exception):
         if type(want) is not type(got):
             return f"jax.lax: {want!r}; jconv.lax: {got!r}"
@@ -169,27 +170,37 @@ def difference(c: Case) -> str | None:
     return None
 
 
+def tally(attempt: Callable[[int], tuple[str, str | None]], count: int) -> int:
+    """Makes attempts, each of a kind, prints what is wrong with each, and sums up; the status to exit with."""
+    tried: Counter[str] = Counter()
+    failures = 0
+    try:
+        for i in range(count):
+            kind, found = attempt(i)
+            tried[kind] += 1
+            if found:
+                failures += 1
+                print(found, flush=True)
+            if i % 100 == 99:
+                jax.clear_caches()
+    except KeyboardInterrupt:
+        print("stopped")
+    print(f"{tried.total()} tried ({', '.join(f'{n} {what}' for what, n in sorted(tried.items()))}); {failures} failed")
+    return int(failures > 0)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    tried: Counter[str] = Counter()
-    differ = 0
-    try:
-        for i in range(args.count):
-            c = case(random.Random(args.seed * 1_000_003 + i))
-            found = difference(c)
-            tried[c.transform] += 1
-            if found:
-                differ += 1
-                print(f"{i}: {c}\n    {found}", flush=True)
-            if i % 200 == 199:
-                jax.clear_caches()
-    except KeyboardInterrupt:
-        print("stopped")
-    print(f"{tried.total()} tried ({', '.join(f'{n} {what}' for what, n in sorted(tried.items()))}); {differ} differ")
-    return int(differ > 0)
+
+    def attempt(i: int) -> tuple[str, str | None]:
+        c = case(random.Random(args.seed * 1_000_003 + i))
+        found = difference(c)
+        return c.transform, f"{i}: {c}\n    {found}" if found else None
+
+    return tally(attempt, args.count)
 
 
 if __name__ == "__main__":
