@@ -14,6 +14,7 @@ follows from that one relation, and so do the three roles that `jconv._primitive
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Sequence
@@ -412,7 +413,7 @@ class ConvSpec:
         """Channels of the output."""
         return self.kernel_shape[-1]
 
-    @property
+    @functools.cached_property
     def axes(self) -> tuple[Axis, ...]:
         """The geometry of each spatial axis."""
         return tuple(
@@ -428,12 +429,12 @@ class ConvSpec:
             )
         )
 
-    @property
+    @functools.cached_property
     def output_spatial(self) -> tuple[int, ...]:
         """The spatial axes of the output."""
         return tuple(axis.o for axis in self.axes)
 
-    @property
+    @functools.cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the output, ``[*batch, *output_spatial, out]``."""
         return (*self.batch_shape, *self.output_spatial, self.out_features)

@@ -108,51 +108,62 @@ def case(rng: random.Random) -> Case:
     )
 
 
-def draw(shape: tuple[int, ...], dtype: str, seed: int) -> jax.Array:
+def draw(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
     values = np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float64)
     if dtype == "complex64":
         values = values + 1j * np.random.default_rng(seed + 100).integers(-3, 4, shape)
-    return jnp.asarray(values.astype(np.uint8) if dtype == "uint8" else values, dtype)
+    return (values.astype(np.uint8) if dtype == "uint8" else values).astype(jnp.dtype(dtype))
 
 
-def run(conv: Any, c: Case) -> list[jax.Array]:
-    """The results, gradients included, of one of the two."""
-    fn = functools.partial(conv, **c.options)
+def run(convs: tuple[Any, ...], c: Case) -> list[list[jax.Array]]:
+    """The results, gradients included, of each: of one program with all, or eager ones where there is no transform."""
     lhs, rhs = draw(c.lhs, c.dtypes[0], 1), draw(c.rhs, c.dtypes[1], 2)
     also = [draw(shape, dtype, seed) for shape, dtype, seed in zip((c.lhs, c.rhs), c.dtypes, (3, 4), strict=True)]
-    inexact = all(jnp.issubdtype(v.dtype, jnp.inexact) for v in (lhs, rhs))
-    stack = lambda first, second, axis: jnp.stack([first, second], min(axis, first.ndim))
-    match c.transform:
-        case "jit":
-            return [jax.jit(fn)(lhs, rhs)]
-        case "jvp" if inexact:
-            return list(jax.jvp(fn, (lhs, rhs), tuple(also)))
-        case "vjp" if inexact:
-            y, pull = jax.vjp(fn, lhs, rhs)
-            return [y, *pull(jnp.ones_like(y))]
-        case "second" if inexact:
-            real = lambda lhs, rhs: jnp.real(jnp.sum(fn(lhs, rhs) ** 2)).astype(jnp.float32)
-            return list(jax.jvp(jax.grad(real, (0, 1)), (lhs, rhs), tuple(also))[1])
-        case "vmap lhs":
-            return [jax.vmap(fn, (min(c.axes[0], lhs.ndim), None))(stack(lhs, also[0], c.axes[0]), rhs)]
-        case "vmap rhs":
-            return [jax.vmap(fn, (None, min(c.axes[1], rhs.ndim)))(lhs, stack(rhs, also[1], c.axes[1]))]
-        case "vmap both":
-            axes = (min(c.axes[0], lhs.ndim), min(c.axes[1], rhs.ndim))
-            return [jax.vmap(fn, axes)(stack(lhs, also[0], axes[0]), stack(rhs, also[1], axes[1]))]
-    return [fn(lhs, rhs)]
+    stack = lambda first, second, axis: np.stack([first, second], min(axis, first.ndim))
+    transform = c.transform
+    if transform in ("jvp", "vjp", "second") and not all(jnp.issubdtype(v.dtype, jnp.inexact) for v in (lhs, rhs)):
+        transform = "plain"
+    if transform == "plain":
+        return [[conv(jnp.asarray(lhs), jnp.asarray(rhs), **c.options)] for conv in convs]
+    axes = [min(axis, v.ndim) for axis, v in zip(c.axes, (lhs, rhs), strict=True)]
+    if transform in ("vmap lhs", "vmap both"):
+        lhs = stack(lhs, also[0], c.axes[0])
+    if transform in ("vmap rhs", "vmap both"):
+        rhs = stack(rhs, also[1], c.axes[1])
+
+    def results(conv: Any, lhs: jax.Array, rhs: jax.Array, also: tuple[jax.Array, ...]) -> list[jax.Array]:
+        fn = functools.partial(conv, **c.options)
+        match transform:
+            case "jvp":
+                return list(jax.jvp(fn, (lhs, rhs), also))
+            case "vjp":
+                y, pull = jax.vjp(fn, lhs, rhs)
+                return [y, *pull(jnp.ones_like(y))]
+            case "second":
+                real = lambda lhs, rhs: jnp.real(jnp.sum(fn(lhs, rhs) ** 2)).astype(jnp.float32)
+                return list(jax.jvp(jax.grad(real, (0, 1)), (lhs, rhs), also)[1])
+            case "vmap lhs":
+                return [jax.vmap(fn, (axes[0], None))(lhs, rhs)]
+            case "vmap rhs":
+                return [jax.vmap(fn, (None, axes[1]))(lhs, rhs)]
+            case "vmap both":
+                return [jax.vmap(fn, tuple(axes))(lhs, rhs)]
+        return [fn(lhs, rhs)]
+
+    return jax.jit(lambda *operands: [results(conv, *operands) for conv in convs])(lhs, rhs, tuple(also))
 
 
-def outcome(conv: Any, c: Case) -> list[jax.Array] | Exception:
+def outcomes(convs: tuple[Any, ...], c: Case) -> list[list[jax.Array] | Exception]:
+    """What each returns or raises; by itself, where one of them raises."""
     try:
-        return run(conv, c)
+        return [*run(convs, c)]
     except (TypeError, ValueError, IndexError, NotImplementedError, RuntimeError, AssertionError) as error:
-        return error
+        return [error] if len(convs) == 1 else [outcomes((conv,), c)[0] for conv in convs]
 
 
 def difference(c: Case) -> str | None:
     """How jconv.lax differs from jax.lax, or None."""
-    want, got = outcome(jax.lax.conv_general_dilated, c), outcome(jconv.lax.conv_general_dilated, c)
+    want, got = outcomes((jax.lax.conv_general_dilated, jconv.lax.conv_general_dilated), c)
     if isinstance(want, Exception) or isinstance(got, Exception):
         if type(want) is not type(got):
             return f"jax.lax: {want!r}; jconv.lax: {got!r}"

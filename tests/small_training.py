@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import checkpoints
 import files
 import jax
 import numpy as np
@@ -91,7 +93,32 @@ def wait_at_first_checkpoint(go: Path) -> None:
     sys.addaudithook(hook)
 
 
+def fork_for_each_line() -> None:
+    """Returns in a process of its own for each line of stdin, which says its arguments, environment and stderr.
+
+    What a process imports takes most of its time, so all of them have it from this one, which does nothing else: there
+    is no thread in it and no device yet. It answers with the number of each process, and then with its exit code.
+    """
+    checkpoints._orbax()  # which is imported when it is needed
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            for number, path in ((0, os.devnull), (1, os.devnull), (2, order["stderr"])):
+                os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+            sys.argv[1:] = order["argv"]
+            os.environ.update(order["environment"])
+            return
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    sys.exit()
+
+
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--fork"]:
+        fork_for_each_line()
+    if "KEEP_COMPILED" in os.environ:  # in the folder of JAX_COMPILATION_CACHE_DIR
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if "WAIT_FOR" in os.environ:
         wait_at_first_checkpoint(Path(os.environ["WAIT_FOR"]))
     if "DIE_AT" in os.environ:

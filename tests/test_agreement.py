@@ -64,14 +64,22 @@ def lax_arguments(seed):
         return x_shape, k_shape, dtype, reference, own
 
 
-def with_gradients(fn, g, *operands):
-    """fn(*operands) and its gradients for the cotangent g, compiled as one program."""
+def compiled(fn, *operands):
+    """fn(*operands) as one program: to compile each of several takes far longer than to run them."""
+    return jax.tree.map(np.asarray, jax.jit(fn)(*operands))
+
+
+def with_gradients(fns, g, *operands):
+    """Of each of the named functions, its result and its gradients for the cotangent g."""
 
     def run(g, *operands):
-        y, vjp = jax.vjp(fn, *operands)
-        return y, vjp(g)
+        results = {}
+        for name, fn in fns.items():
+            y, vjp = jax.vjp(fn, *operands)
+            results[name] = y, vjp(g)
+        return results
 
-    return jax.jit(run)(g, *operands)
+    return compiled(run, g, *operands)
 
 
 def wide(a):
@@ -106,11 +114,11 @@ def test_lax_with_empty_axes(x_shape, k_shape, padding, options):
     )
     called = {"window_strides": "strides", "lhs_dilation": "input_dilation", "rhs_dilation": "kernel_dilation"}
     own = functools.partial(jconv.conv, padding=padding or "SAME", **{called.get(n, n): v for n, v in options.items()})
-    x, k = jnp.ones(x_shape), jnp.ones(k_shape)
+    x, k = (np.ones(shape, "float32") for shape in (x_shape, k_shape))
 
-    def everything(fn):
+    def everything(fn, x, k, once=lambda fn: fn):
         loss = lambda x, k: jnp.sum(fn(x, k) ** 2)
-        gradient = jax.grad(loss, (0, 1))
+        gradient = once(jax.grad(loss, (0, 1)))
         two = lambda a: jnp.stack([a, a])
         return (
             fn(x, k), gradient(x, k), jax.jvp(gradient, (x, k), (x, k)), jax.vmap(gradient)(two(x), two(k)),
@@ -118,45 +126,76 @@ def test_lax_with_empty_axes(x_shape, k_shape, padding, options):
             jax.vmap(fn)(two(x)[:0], two(k)[:0]), jax.vmap(fn, (None, 0))(x, two(k)[:0]),
         )  # fmt: skip
 
-    want = jax.jit(lambda: everything(reference))()
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(lambda: everything(own))(), want)
-    for plan in ("tuned", "direct", *PLANS):
-        got = jax.eval_shape(lambda plan=plan: everything(functools.partial(own, algorithm=plan)))
-        assert jax.tree.map(lambda a: a.shape, got) == jax.tree.map(lambda a: a.shape, want)
-        np.testing.assert_array_equal(own(x, k, algorithm=plan), want[0])
+    by_plan = {plan: functools.partial(own, algorithm=plan) for plan in ("tuned", "direct", *PLANS)}
+    want, got, values = compiled(
+        lambda x, k: (everything(reference, x, k), everything(own, x, k), {p: f(x, k) for p, f in by_plan.items()}),
+        x, k,
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+    # whose functions are traced once each, not in each of the eight results
+    shapes = jax.eval_shape(lambda x, k: {p: everything(jax.jit(f), x, k, jax.jit) for p, f in by_plan.items()}, x, k)
+    for plan, value in values.items():
+        np.testing.assert_array_equal(value, want[0], err_msg=plan)
+        assert jax.tree.map(lambda a: a.shape, shapes[plan]) == jax.tree.map(lambda a: a.shape, want), plan
+    np.testing.assert_array_equal(by_plan["tuned"](x, k), want[0])  # what it measures, it measures outside of a trace
 
 
 def test_transposed_local_and_pools_with_empty_axes():
     """Whose results are those of their definition: sums of nothing are zero, of no positions there are none."""
-    x, k, bias = jnp.ones((1, 0, 2)), jnp.ones((4, 3, 2)), jnp.arange(3.0)
-    for options, length in (({"strides": 2}, 0), ({"strides": 2, "padding": "VALID"}, 2), ({"padding": 1}, 1),
-                            ({"strides": 3, "padding": 0, "output_padding": 2}, 3)):  # fmt: skip
-        y, pull = jax.vjp(lambda x, k, b, options=options: jconv.conv_transpose(x, k, b, **options), x, k, bias)
-        np.testing.assert_array_equal(y, np.broadcast_to(bias, (1, length, 3)))
-        x_bar, k_bar, b_bar = pull(jnp.ones_like(y))
-        assert (x_bar.shape, float(jnp.sum(jnp.abs(k_bar)))) == ((1, 0, 2), 0)
-        np.testing.assert_array_equal(b_bar, [length] * 3)
-    assert jconv.conv_transpose(jnp.ones((1, 1, 2)), k, padding=2).shape == (1, 0, 3)
+    ones = functools.partial(np.ones, dtype="float32")
+    calls = {}  # functions of their operands, whose results are compiled together
+
+    def pulled(fn, *operands):
+        y, pull = jax.vjp(fn, *operands)
+        return y, pull(jnp.ones_like(y))
+
+    x, k, bias = ones((1, 0, 2)), ones((4, 3, 2)), np.arange(3, dtype="float32")
+    transposed = [({"strides": 2}, 0), ({"strides": 2, "padding": "VALID"}, 2), ({"padding": 1}, 1),
+                  ({"strides": 3, "padding": 0, "output_padding": 2}, 3)]  # fmt: skip
+    for i, (options, _) in enumerate(transposed):
+        own = functools.partial(jconv.conv_transpose, **options)
+        calls["transposed", i] = functools.partial(pulled, own), (x, k, bias)
+    calls["cropped"] = functools.partial(jconv.conv_transpose, padding=2), (ones((1, 1, 2)), k)
     for channels, features in ((0, 3), (2, 0)):
-        y = jconv.conv_transpose(jnp.ones((1, 5, channels)), jnp.ones((4, features, channels)), strides=2)
-        assert (y.shape, float(jnp.sum(y))) == ((1, 10, features), 0)
-        y = jconv.conv_local(jnp.ones((1, 5, channels)), jnp.ones((5, 3, channels, features)))
-        assert (y.shape, float(jnp.sum(y))) == ((1, 5, features), 0)
-    y, pull = jax.vjp(lambda x, k: jconv.conv_local(x, k, padding=2), x, jnp.ones((2, 3, 2, 4)))
-    assert (y.shape, float(jnp.sum(y))) == ((1, 2, 4), 0)
-    assert [v.shape for v in pull(y)] == [(1, 0, 2), (2, 3, 2, 4)]
-    assert jconv.conv_local(x, jnp.ones((0, 3, 2, 4))).shape == (1, 0, 4)
+        image = ones((1, 5, channels))
+        calls["transposed of", 10, features] = (
+            functools.partial(jconv.conv_transpose, strides=2), (image, ones((4, features, channels))))  # fmt: skip
+        calls["local of", 5, features] = jconv.conv_local, (image, ones((5, 3, channels, features)))
+    local = functools.partial(jconv.conv_local, padding=2)
+    calls["local"] = functools.partial(pulled, local), (x, ones((2, 3, 2, 4)))
+    calls["nowhere"] = jconv.conv_local, (x, ones((0, 3, 2, 4)))
     for rank in (1, 3):
-        empty = jnp.ones((2, 0, *(3,) * (rank - 1), 1))
-        for pool in (jconv.max_pool, jconv.avg_pool, functools.partial(jconv.avg_pool, count_include_pad=False)):
-            y, pull = jax.vjp(lambda v, pool=pool, rank=rank: pool(v, (2,) * rank), empty)
-            assert (y.shape, pull(y)[0].shape) == ((2, 0, *(1,) * (rank - 1), 1), empty.shape)
+        empty = ones((2, 0, *(3,) * (rank - 1), 1))
+        for i, pool in enumerate((jconv.max_pool, jconv.avg_pool,
+                                  functools.partial(jconv.avg_pool, count_include_pad=False))):  # fmt: skip
+            call = functools.partial(pool, window_shape=(2,) * rank)
+            calls["pool", rank, i] = functools.partial(pulled, call), (empty,)
+
+    names = list(calls)
+    run = lambda operands: [calls[name][0](*given) for name, given in zip(names, operands, strict=True)]
+    results = dict(zip(names, compiled(run, [given for _, given in calls.values()]), strict=True))
+    for i, (_, length) in enumerate(transposed):
+        y, (x_bar, k_bar, b_bar) = results["transposed", i]
+        np.testing.assert_array_equal(y, np.broadcast_to(bias, (1, length, 3)))
+        assert (x_bar.shape, k_bar.shape, np.abs(k_bar).sum()) == ((1, 0, 2), k.shape, 0)
+        np.testing.assert_array_equal(b_bar, [length] * 3)
+    assert results["cropped"].shape == (1, 0, 3)
+    for name in names:
+        if " of" in name[0]:
+            assert (results[name].shape, results[name].sum()) == ((1, *name[1:]), 0)
+    y, bars = results["local"]
+    assert (y.shape, y.sum()) == ((1, 2, 4), 0)
+    assert [v.shape for v in bars] == [(1, 0, 2), (2, 3, 2, 4)]
+    assert results["nowhere"].shape == (1, 0, 4)
+    for rank, i in itertools.product((1, 3), range(3)):
+        y, (v_bar,) = results["pool", rank, i]
+        assert (y.shape, v_bar.shape) == ((2, 0, *(1,) * (rank - 1), 1), (2, 0, *(3,) * (rank - 1), 1))
 
 
 @pytest.mark.parametrize("seed", range(60))  # `tests/fuzz.py` tries more
 def test_lax(seed):
     x_shape, k_shape, dtype, reference, own = lax_arguments(seed)
-    x, k = (jnp.asarray(draw(shape, np.dtype(jnp.dtype(dtype)), i)) for i, shape in enumerate((x_shape, k_shape)))
+    x, k = (draw(shape, np.dtype(jnp.dtype(dtype)), i) for i, shape in enumerate((x_shape, k_shape)))
     algorithm = [*GENERAL, "auto"][seed % 3]
     own = functools.partial(own, algorithm=algorithm)
     # lax itself is wrong on CPU in jaxlib 0.10 where one axis is cropped and padded, so it gets its x padded before
@@ -170,12 +209,13 @@ def test_lax(seed):
         expect = reference
     differentiable = dtype in ("float32", "complex64")
     if differentiable:
-        g = jnp.asarray(draw(spec.output_shape, np.dtype(dtype), 2))
-        (want, want_bars), (got, got_bars) = with_gradients(expect, g, x, k), with_gradients(own, g, x, k)
+        g = draw(spec.output_shape, np.dtype(dtype), 2)
+        results = with_gradients({"lax": expect, "own": own}, g, x, k)
+        (want, want_bars), (got, got_bars) = results["lax"], results["own"]
         for a, b in zip(got_bars, want_bars, strict=True):
             np.testing.assert_allclose(a, b, rtol=5e-5, atol=5e-5 * max(1.0, float(np.max(np.abs(b)))))
     else:
-        want, got = jax.jit(expect)(x, k), jax.jit(own)(x, k)
+        want, got = compiled(lambda x, k: (expect(x, k), own(x, k)), x, k)
     assert (got.shape, got.dtype) == (want.shape, want.dtype)
     digits = {"bfloat16": 2e-2, "float16": 2e-2, "int32": 0, "int8": 0}.get(dtype, 2e-5)
     scale = max(1.0, np.max(np.abs(wide(want))))
@@ -198,10 +238,9 @@ def from_torch(y):
 
 
 @needs_torch
-@pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_torch_conv(rank, seed, algorithm):
+def test_torch_conv(rank, seed):
     rng = random.Random(f"{rank} {seed}")
     groups = rng.choice((1, 2, 4))
     x = draw((2, *(rng.randint(5, 8) for _ in range(rank)), 4), seed=seed)
@@ -213,34 +252,35 @@ def test_torch_conv(rank, seed, algorithm):
     tk = torch.from_numpy(k.transpose(rank + 1, rank, *range(rank)).copy()).requires_grad_()
     ty = getattr(torch.nn.functional, f"conv{rank}d")(tx, tk, tb, strides, padding, dilation, groups)
     own = functools.partial(
-        jconv.conv, strides=strides, padding=padding, kernel_dilation=dilation, feature_group_count=groups,
-        algorithm=algorithm,
-    )  # fmt: skip
+        jconv.conv, strides=strides, padding=padding, kernel_dilation=dilation, feature_group_count=groups
+    )
     g = draw(from_torch(ty).shape, seed=seed + 3)
     ty.backward(to_torch(g))
-    y, (x_bar, k_bar, b_bar) = with_gradients(own, g, x, k, b)
-    np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(k_bar.transpose(rank + 1, rank, *range(rank)), tk.grad, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(b_bar, tb.grad, rtol=1e-4, atol=1e-4)
+    results = with_gradients({name: functools.partial(own, algorithm=name) for name in GENERAL}, g, x, k, b)
+    for name, (y, (x_bar, k_bar, b_bar)) in results.items():
+        np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4, err_msg=name)
+        moved = k_bar.transpose(rank + 1, rank, *range(rank))
+        np.testing.assert_allclose(moved, tk.grad, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(b_bar, tb.grad, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @needs_torch
-@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_torch_padding_modes(rank, mode):
+def test_torch_padding_modes(rank):
     x, k = draw((2, *(6, 5, 4)[:rank], 3)), draw((*(3,) * rank, 3, 4), seed=1)
-    layer = getattr(torch.nn, f"Conv{rank}d")(3, 4, 3, padding=1, padding_mode=mode, bias=False)
-    layer.weight.data = torch.from_numpy(k.transpose(rank + 1, rank, *range(rank)).copy())
-    got = jconv.conv(x, k, padding=1, padding_mode=mode)
-    np.testing.assert_allclose(got, from_torch(layer(to_torch(x))), rtol=2e-5, atol=2e-5)
+    modes = ("reflect", "replicate", "circular")
+    results = compiled(lambda x, k: {mode: jconv.conv(x, k, padding=1, padding_mode=mode) for mode in modes}, x, k)
+    for mode, got in results.items():
+        layer = getattr(torch.nn, f"Conv{rank}d")(3, 4, 3, padding=1, padding_mode=mode, bias=False)
+        layer.weight.data = torch.from_numpy(k.transpose(rank + 1, rank, *range(rank)).copy())
+        np.testing.assert_allclose(got, from_torch(layer(to_torch(x))), rtol=2e-5, atol=2e-5, err_msg=mode)
 
 
 @needs_torch
-@pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("rank", [1, 2, 3])
-def test_torch_conv_transpose(rank, seed, algorithm):
+def test_torch_conv_transpose(rank, seed):
     rng = random.Random(f"t {rank} {seed}")
     groups = rng.choice((1, 2))
     several = lambda low, high: tuple(rng.randint(low, high) for _ in range(rank))
@@ -257,14 +297,16 @@ def test_torch_conv_transpose(rank, seed, algorithm):
     ty = getattr(torch.nn.functional, f"conv_transpose{rank}d")(tx, tk, torch.from_numpy(b), **options)
     own = functools.partial(
         jconv.conv_transpose, strides=strides, padding=padding, output_padding=extra, kernel_dilation=dilation,
-        feature_group_count=groups, algorithm=algorithm,
+        feature_group_count=groups,
     )  # fmt: skip
     g = draw(from_torch(ty).shape, seed=3)
     ty.backward(to_torch(g))
-    y, (x_bar, k_bar, _) = with_gradients(own, g, x, k, b)
-    np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(k_bar.transpose(rank + 1, rank, *range(rank)), tk.grad, rtol=1e-4, atol=1e-4)
+    results = with_gradients({name: functools.partial(own, algorithm=name) for name in GENERAL}, g, x, k, b)
+    for name, (y, (x_bar, k_bar, _)) in results.items():
+        np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4, err_msg=name)
+        moved = k_bar.transpose(rank + 1, rank, *range(rank))
+        np.testing.assert_allclose(moved, tk.grad, rtol=1e-4, atol=1e-4, err_msg=name)
 
 
 @needs_torch
@@ -274,13 +316,17 @@ def test_torch_output_padding_beyond_the_stride(stride, dilation):
     x, k = draw((2, 4, 5, 2)), draw((3, 1, 3, 2), seed=1)
     tk = torch.from_numpy(k.transpose(3, 2, 0, 1).copy())
     most = max(stride, dilation) - 1
-    for padding, extra in itertools.product((0, 1), range(most + 1)):
+    fixed = {"strides": stride, "kernel_dilation": dilation}
+    every = list(itertools.product((0, 1), range(most + 1)))
+    results = compiled(
+        lambda x, k: [jconv.conv_transpose(x, k, padding=p, output_padding=extra, **fixed) for p, extra in every], x, k
+    )
+    for (padding, extra), got in zip(every, results, strict=True):
         want = torch.nn.functional.conv_transpose2d(
             to_torch(x), tk, None, stride, padding, extra, 1, dilation)  # fmt: skip
-        options = {"strides": stride, "padding": padding, "output_padding": extra, "kernel_dilation": dilation}
-        np.testing.assert_allclose(jconv.conv_transpose(x, k, **options), from_torch(want), rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(got, from_torch(want), rtol=2e-5, atol=2e-5, err_msg=f"{padding} {extra}")
     with pytest.raises(ValueError, match=rf"output_padding: got {most + 1} .*\(output_padding 0 to {most}\)"):
-        jconv.conv_transpose(x, k, strides=stride, padding=0, output_padding=most + 1, kernel_dilation=dilation)
+        jconv.conv_transpose(x, k, padding=0, output_padding=most + 1, **fixed)
 
 
 @needs_torch
@@ -288,20 +334,31 @@ def test_torch_output_padding_beyond_the_stride(stride, dilation):
 @pytest.mark.parametrize("window", [2, 3])
 def test_torch_pools(window, ceil_mode):
     functional = torch.nn.functional
-    for size, stride, pad in itertools.product((1, 5, 6), (2, 3), (0, 1)):
-        x = draw((2, size, 3)) - 5  # what is added must never win
-        options = {"strides": stride, "padding": pad, "ceil_mode": ceil_mode}
+    images = {size: draw((2, size, 3)) - 5 for size in (1, 5, 6)}  # what is added must never win
+    wanted = {}
+    for size, stride, pad in itertools.product(images, (2, 3), (0, 1)):
+        tx = to_torch(images[size])
         try:
-            want = functional.max_pool1d(to_torch(x), window, stride, pad, ceil_mode=ceil_mode)
+            wanted[size, stride, pad, "max"] = functional.max_pool1d(tx, window, stride, pad, ceil_mode=ceil_mode)
         except RuntimeError:
             with pytest.raises(ValueError, match=f"window_shape: got {window} along spatial axis 0"):
-                jconv.max_pool(x, (window,), **options)
+                jconv.max_pool(images[size], (window,), strides=stride, padding=pad, ceil_mode=ceil_mode)
             continue
-        np.testing.assert_array_equal(jconv.max_pool(x, (window,), **options), from_torch(want))
         for count in (False, True):
-            want = functional.avg_pool1d(to_torch(x), window, stride, pad, ceil_mode, count)
-            got = jconv.avg_pool(x, (window,), **options, count_include_pad=count)
-            np.testing.assert_allclose(got, from_torch(want), rtol=1e-5, atol=1e-6)
+            wanted[size, stride, pad, count] = functional.avg_pool1d(tx, window, stride, pad, ceil_mode, count)
+
+    def pool(images, size, stride, pad, kind):
+        options = {"strides": stride, "padding": pad, "ceil_mode": ceil_mode}
+        if kind == "max":
+            return jconv.max_pool(images[size], (window,), **options)
+        return jconv.avg_pool(images[size], (window,), **options, count_include_pad=kind)
+
+    results = compiled(lambda images: [pool(images, *call) for call in wanted], images)
+    for (call, want), got in zip(wanted.items(), results, strict=True):
+        if call[-1] == "max":
+            np.testing.assert_array_equal(got, from_torch(want), err_msg=str(call))
+        else:
+            np.testing.assert_allclose(got, from_torch(want), rtol=1e-5, atol=1e-6, err_msg=str(call))
 
 
 @needs_torch
@@ -330,15 +387,26 @@ def test_lax_conv_transpose(rank, window, stride, dilation):
     numbers = lax.ConvDimensionNumbers(image, (rank + 1, rank, *range(rank)), image)
     extent = (window - 1) * dilation + 1
     plain = np.flip(k, tuple(range(rank))).swapaxes(-1, -2)
-    for padding in ("SAME", "VALID", (extent - 1, extent - 1), (extent // 2, extent)):
-        pairs = padding if isinstance(padding, str) else ((extent - 1 - padding[0], extent - 1 - padding[1]),) * rank
-        theirs = padding if isinstance(padding, str) else (padding,) * rank
-        got = jconv.conv_transpose(x, k, strides=stride, padding=pairs, kernel_dilation=dilation)
-        for kernel, transposed in ((k, True), (plain, False)):
-            want = lax.conv_transpose(
-                x, kernel, (stride,) * rank, theirs, (dilation,) * rank, numbers, transpose_kernel=transposed
+    paddings = ("SAME", "VALID", (extent - 1, extent - 1), (extent // 2, extent))
+    steps, dilations = (stride,) * rank, (dilation,) * rank
+
+    def run(x, k, plain):
+        own, transposed, flipped = [], [], []
+        for padding in paddings:
+            pairs = (
+                padding if isinstance(padding, str) else ((extent - 1 - padding[0], extent - 1 - padding[1]),) * rank
             )
-            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+            theirs = padding if isinstance(padding, str) else (padding,) * rank
+            own.append(jconv.conv_transpose(x, k, strides=stride, padding=pairs, kernel_dilation=dilation))
+            reference = functools.partial(lax.conv_transpose, x, strides=steps, padding=theirs, rhs_dilation=dilations,
+                                          dimension_numbers=numbers)  # fmt: skip
+            transposed.append(reference(k, transpose_kernel=True))
+            flipped.append(reference(plain, transpose_kernel=False))
+        return own, transposed, flipped
+
+    for padding, got, *wanted in zip(paddings, *compiled(run, x, k, plain), strict=True):
+        for want in wanted:
+            np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=str(padding))
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -348,23 +416,28 @@ def test_keras_conv_transpose(window, stride, rank):
     """same, valid and every output_padding that Keras accepts; docs/porting.md."""
     keras = pytest.importorskip("keras")
     x, k = draw((2, *(5, 6, 4)[:rank], 3)), draw((*(window,) * rank, 4, 3), seed=1)
+    pairs = []  # of Keras' arguments and ours
     for padding, extra in itertools.product(("same", "valid"), (None, *range(stride))):
         own = None if extra is None else extra - (padding == "same" and window % 2 == 0)
         if own == -1:
             continue  # fewer elements than any image whose convolution has that output
-        layer = getattr(keras.layers, f"Conv{rank}DTranspose")(
-            4, window, strides=stride, padding=padding, output_padding=extra, use_bias=False
-        )
-        layer.build(x.shape)
-        layer.set_weights([k])
-        got = jconv.conv_transpose(x, k, strides=stride, padding=padding.upper(), output_padding=own)
-        np.testing.assert_allclose(got, np.asarray(layer(x)), rtol=2e-5, atol=2e-5, err_msg=f"{padding} {extra}")
+        theirs = {"strides": stride, "padding": padding, "output_padding": extra}
+        pairs.append((theirs, {"strides": stride, "padding": padding.upper(), "output_padding": own}))
     if stride == 1 and window > 1:
-        layer = getattr(keras.layers, f"Conv{rank}DTranspose")(4, window, dilation_rate=2, use_bias=False)
+        pairs.append(({"dilation_rate": 2}, {"padding": "VALID", "kernel_dilation": 2}))
+    layers = []
+    for theirs, _ in pairs:
+        make = getattr(keras.layers, f"Conv{rank}DTranspose")
+        layer = make(4, window, **theirs, use_bias=False, kernel_initializer="zeros")
         layer.build(x.shape)
-        layer.set_weights([k])
-        got = jconv.conv_transpose(x, k, padding="VALID", kernel_dilation=2)
-        np.testing.assert_allclose(got, np.asarray(layer(x)), rtol=2e-5, atol=2e-5)
+        layers.append(layer)
+
+    def run(x, k):
+        wanted = [layer.stateless_call([k], [], x)[0] for layer in layers]
+        return [jconv.conv_transpose(x, k, **own) for _, own in pairs], wanted
+
+    for (theirs, _), got, want in zip(pairs, *compiled(run, x, k), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5, err_msg=str(theirs))
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR"])
@@ -374,16 +447,18 @@ def test_flax_conv_transpose(window, stride, padding):
     nn = pytest.importorskip("flax.linen")
     x, k = draw((2, 6, 7, 3)), draw((window, window, 4, 3), seed=1)
     options = {"padding": "SAME", "padding_mode": "circular"} if padding == "CIRCULAR" else {"padding": padding}
-    got = jconv.conv_transpose(x, k, strides=stride, **options)
     plain = np.flip(k, (0, 1)).swapaxes(2, 3)
-    for kernel, transposed in ((k, True), (plain, False)):
-        layer = nn.ConvTranspose(
-            4, (window, window), (stride, stride), padding, use_bias=False, transpose_kernel=transposed
-        )
-        want = layer.apply({"params": {"kernel": kernel}}, x)
+    make = functools.partial(nn.ConvTranspose, 4, (window, window), (stride, stride), padding, use_bias=False)
+
+    def run(x, k, plain):
+        got = jconv.conv_transpose(x, k, strides=stride, **options)
+        kernels = {True: k, False: plain}
+        return got, {t: make(transpose_kernel=t).apply({"params": {"kernel": v}}, x) for t, v in kernels.items()}
+
+    got, wanted = compiled(run, x, k, plain)
+    for transposed, want in wanted.items():
         moved = max(window - stride, 0) % 2 if padding == "CIRCULAR" and transposed else 0
-        want = np.roll(want, (moved, moved), (1, 2))
-        np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(got, np.roll(want, (moved, moved), (1, 2)), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("stride", [2, 3])
@@ -392,11 +467,18 @@ def test_every_output_shape_that_the_stride_leaves_open(padding, stride):
     x, k = draw((2, 5, 3)), draw((4, 2, 3), seed=1)
     fitting = [n for n in range(1, 30) if _outputs(n, padding, stride) == 5]
     assert len(fitting) == stride
-    for n in fitting:
-        y = jconv.conv_transpose(x, k, strides=stride, padding=padding, output_shape=(n,))
+    forward = lambda v, k: jconv.conv(v, k, strides=stride, padding=padding)
+
+    def run(x, k):
+        results = {}
+        for n in fitting:
+            y = jconv.conv_transpose(x, k, strides=stride, padding=padding, output_shape=(n,))
+            image = jax.ShapeDtypeStruct((2, n, 2), x.dtype)
+            results[n] = y, jax.linear_transpose(lambda v: forward(v, k), image)(x)[0]
+        return results
+
+    for n, (y, want) in compiled(run, x, k).items():
         assert y.shape == (2, n, 2)
-        forward = lambda v: jconv.conv(v, k, strides=stride, padding=padding)
-        (want,) = jax.linear_transpose(forward, jnp.zeros((2, n, 2)))(x)
         np.testing.assert_allclose(y, want, rtol=2e-5, atol=2e-5)
     for n in (fitting[0] - 1, fitting[-1] + 1):
         with pytest.raises(ValueError, match=rf"output_shape: got {n} along spatial axis 0"):
@@ -426,12 +508,16 @@ def _outputs(n, padding, stride):
 def test_conv_transpose_is_the_adjoint_of_conv(options):
     groups = options.get("feature_group_count", 1)
     x, k = draw((2, 5, 4), "int32") % 9, draw((4, 6 // groups, 4), "int32", 1) % 9
-    y = jconv.conv_transpose(x, k, **options)
-    v = draw(y.shape, "int32", 2) % 9
     own = {n: o for n, o in options.items() if not n.startswith("output")}
-    forward = jconv.conv(v, k, **own)
+
+    def run(x, k):
+        y = jconv.conv_transpose(x, k, **options)
+        v = draw(y.shape, "int32", 2) % 9
+        return y, v, jconv.conv(v, k, **own)
+
+    y, v, forward = compiled(run, x, k)
     assert forward.shape == x.shape
-    assert np.sum(forward * x) == np.sum(v * y)
+    assert np.sum(forward * x) == np.sum(v * y) != 0
 
 
 @pytest.mark.parametrize("options", [
@@ -445,8 +531,15 @@ def test_conv_local_with_equal_kernels_is_conv(options):
     spec = jconv.ConvSpec(x.shape, k.shape, **options)
     everywhere = np.broadcast_to(k, (*spec.output_spatial, *k.shape))
     g = draw(spec.output_shape, seed=2)
-    y, (x_bar, k_bar) = with_gradients(functools.partial(jconv.conv, **options), g, x, k)
-    local, (x_local, k_local) = with_gradients(functools.partial(jconv.conv_local, **options), g, x, everywhere)
+
+    def run(g, x, *kernels):
+        (y, pull), (local, pull_local) = (
+            jax.vjp(functools.partial(fn, **options), x, kernel)
+            for fn, kernel in zip((jconv.conv, jconv.conv_local), kernels, strict=True)
+        )
+        return y, pull(g), local, pull_local(g)
+
+    y, (x_bar, k_bar), local, (x_local, k_local) = compiled(run, g, x, k, everywhere)
     np.testing.assert_allclose(local, y, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(x_local, x_bar, rtol=2e-5, atol=2e-5)
     # the gradient of a shared weight is the sum of those of the unshared ones
@@ -457,31 +550,40 @@ def test_conv_local_is_lax_conv_general_dilated_local():
     x, k, b = draw((2, 6, 5, 3)), draw((4, 3, 3, 3, 3, 2), seed=1), draw((4, 3, 2), seed=2)
     # lax orders its patches channels first: [in, *window]
     flat = np.moveaxis(k, 4, 2).reshape(4, 3, 27, 2)
-    want = lax.conv_general_dilated_local(x, flat, (1, 1), "VALID", (3, 3), dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    np.testing.assert_allclose(jconv.conv_local(x, k, b, padding="VALID"), want + b[None], rtol=2e-5, atol=2e-5)
+
+    def run(x, k, flat, b):
+        names = ("NHWC", "HWIO", "NHWC")
+        want = lax.conv_general_dilated_local(x, flat, (1, 1), "VALID", (3, 3), dimension_numbers=names)
+        return jconv.conv_local(x, k, b, padding="VALID"), want
+
+    got, want = compiled(run, x, k, flat, b)
+    np.testing.assert_allclose(got, want + b[None], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("padding", ["VALID", "SAME", ((1, 0), (0, 1))])
 @pytest.mark.parametrize("strides", [None, 1, 2])
-@pytest.mark.parametrize("kind", ["max", "avg", "avg-without-pad"])
-def test_pools_by_their_definition(kind, strides, padding):
+def test_pools_by_their_definition(strides, padding):
     x, window = draw((2, 6, 7, 3)).astype(np.float64), (2, 3)
     steps = window if strides is None else (strides, strides)
-    sizes = [jconv.ConvSpec((6, 7, 1), (*window, 1, 1), strides=steps, padding=padding)][0]
-    want = np.empty((2, *sizes.output_spatial, 3))
+    sizes = jconv.ConvSpec((6, 7, 1), (*window, 1, 1), strides=steps, padding=padding)
+    wanted = {kind: np.empty((2, *sizes.output_spatial, 3)) for kind in ("max", "avg", "avg-without-pad")}
     for i, j in np.ndindex(*sizes.output_spatial):
         starts = [o * s - lo for o, s, (lo, _) in zip((i, j), steps, sizes.padding, strict=True)]
         rows, columns = (
             slice(max(start, 0), min(start + k, n)) for start, k, n in zip(starts, window, (6, 7), strict=True)
         )
         part = x[:, rows, columns].reshape(2, -1, 3)
-        want[:, i, j] = {"max": part.max(1), "avg": part.sum(1) / 6, "avg-without-pad": part.mean(1)}[kind]
-    x32 = x.astype(np.float32)
-    if kind == "max":
-        got = jconv.max_pool(x32, window, strides=strides, padding=padding)
-    else:
-        got = jconv.avg_pool(x32, window, strides=strides, padding=padding, count_include_pad=kind == "avg")
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
+        for kind, value in {"max": part.max(1), "avg": part.sum(1) / 6, "avg-without-pad": part.mean(1)}.items():
+            wanted[kind][:, i, j] = value
+    options = {"strides": strides, "padding": padding}
+
+    def run(x):
+        average = functools.partial(jconv.avg_pool, x, window, **options)
+        return {"max": jconv.max_pool(x, window, **options), "avg": average(count_include_pad=True),
+                "avg-without-pad": average(count_include_pad=False)}  # fmt: skip
+
+    for kind, got in compiled(run, x.astype(np.float32)).items():
+        np.testing.assert_allclose(got, wanted[kind], rtol=1e-6, atol=1e-6, err_msg=kind)
 
 
 def test_pools_of_other_dtypes_and_batches():

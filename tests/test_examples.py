@@ -29,6 +29,14 @@ WRITTEN = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def packaged():
+    """The packaged digits, read once, without `genfromtxt`, with which it takes seconds longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "genfromtxt", np.loadtxt)
+        digits.packaged_digits()
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a quick run."""

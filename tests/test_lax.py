@@ -99,8 +99,8 @@ def test_in_the_place_of_laxs_own_functions(monkeypatch):
     own = {name: getattr(jax.lax, name) for name in names}
     for name in names:
         monkeypatch.setattr(jax.lax, name, getattr(jconv.lax, name))
-    x, k = jnp.arange(50.0).reshape(1, 2, 5, 5), jnp.ones((3, 2, 3, 3))
-    loss = lambda conv: jax.grad(lambda x, k: jnp.sum(conv(x, k, (2, 2), "SAME") ** 2), (0, 1))(x, k)
+    x, k = np.arange(50, dtype=np.float32).reshape(1, 2, 5, 5), np.ones((3, 2, 3, 3), np.float32)
+    loss = lambda conv: jax.jit(jax.grad(lambda x, k: jnp.sum(conv(x, k, (2, 2), "SAME") ** 2), (0, 1)))(x, k)
     chex.assert_trees_all_close(loss(jax.lax.conv_general_dilated), loss(own["conv_general_dilated"]))
     np.testing.assert_allclose(jax.lax.conv(x, k, (1, 1), "VALID"), own["conv"](x, k, (1, 1), "VALID"))
     for algorithm in ("auto", "xla"):

@@ -628,6 +628,19 @@ def test_the_table():
     assert lines[-1].startswith("total")
 
 
+def test_summary_of_a_layer_that_keeps_its_parameters_its_own_way():
+    """Which of them are a child's is told by the names of the children, where the tree has those; else by the child."""
+    conv, norm = layers.Conv(4, 3), layers.BatchNorm()
+    same = layers.Layer(conv.init, conv.apply, "same", children=(("inside", conv),))
+    nested = layers.Sequential(conv, layers.Residual(conv, norm), name="nested")
+    rows = jconv.summary(layers.Sequential(same, nested), (-1, 6, 4)).rows
+    counts = [(row.name, row.depth, row.parameters) for row in rows]
+    assert counts == [
+        ("same", 0, 52), ("inside", 1, 52), ("nested", 0, 112), ("Conv_0", 1, 52), ("Residual_0", 1, 60),
+        ("body", 2, 60), ("Conv_0", 3, 52), ("BatchNorm_0", 3, 8), ("shortcut", 2, 0),
+    ]  # fmt: skip
+
+
 def test_fields_through_dilated_images_and_transposed_convolutions():
     fields = lambda *net: [row.receptive_field[0] for row in jconv.summary(layers.Sequential(*net), (1, 30, 1)).rows]
     # of an image with 2 zeros after each element, 4 neighbours hold at most 2 elements, and so do 5; 8 hold 3

@@ -176,10 +176,11 @@ def test_a_step_of_training(name, network, shape, outputs):
 
 @pytest.fixture
 def keras(monkeypatch):
-    """Keras, whose weights are zeros at first: all are assigned, and compiling the draws takes most of a minute."""
+    """Keras, whose weights are constants of NumPy's at first: all are assigned, and compiling the draws takes most of a minute."""
     library = pytest.importorskip("keras")
-    zeros = lambda self, shape, dtype=None: np.zeros(shape, dtype or "float32")
-    monkeypatch.setattr(library.initializers.VarianceScaling, "__call__", zeros)
+    filled = lambda value: lambda self, shape, dtype=None: np.full(shape, value, dtype or "float32")
+    for name, value in (("VarianceScaling", 0), ("Zeros", 0), ("Ones", 1)):
+        monkeypatch.setattr(getattr(library.initializers, name), "__call__", filled(value))
     return library
 
 
@@ -222,11 +223,11 @@ def test_weights_and_outputs_of_keras(name, network, size, options, keras):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-4)
     assert jax.tree.all(jax.tree.map(np.array_equal, state, after))
 
-    before = [np.asarray(v) for v in model.weights]
-    interop.to_keras(network, shape, jax.tree.map(lambda a: 2 * a, params), state, model, names=names)
+    before = [np.asarray(v.value) for v in model.weights]
+    interop.to_keras(network, shape, jax.tree.map(lambda a: 2 * np.asarray(a), params), state, model, names=names)
     kept = ("moving_mean", "moving_variance")
     for v, old in zip(model.weights, before, strict=True):
-        np.testing.assert_array_equal(np.asarray(v), old if v.path.endswith(kept) else 2 * old)
+        np.testing.assert_array_equal(np.asarray(v.value), old if v.path.endswith(kept) else 2 * old)
 
 
 @pytest.mark.standard_modes  # Keras adds its biases to more axes by itself
@@ -343,8 +344,11 @@ def test_probabilities():
     for classes in (1, 4):
         network = models.catnet39(classes=classes, probabilities=True)
         params, state = drawn(network, x.shape)
-        got, _ = network.apply(params, state, x)
-        logits, _ = models.catnet39(classes=classes).apply(params, state, x)
+        both = lambda *args, classes=classes, network=network: (
+            network.apply(*args)[0],
+            models.catnet39(classes=classes).apply(*args)[0],
+        )
+        got, logits = compiled(both, params, state, x)
         e = np.exp(np.asarray(logits, np.float64))
         want = e / (1 + e) if classes == 1 else e / e.sum(-1, keepdims=True)
         np.testing.assert_allclose(got, want, rtol=1e-5)

@@ -1,6 +1,7 @@
 """JAX's modes: no mode changes a result, and none makes a call fail that works without it."""
 
 import contextlib
+import functools
 
 import jax
 import numpy as np
@@ -45,10 +46,10 @@ def calls(dtype):
     return found  # fmt: skip
 
 
-def program(fn):
-    """Value, tangent, second derivatives and the batched value of a function."""
+def program(functions):
+    """Value, tangent, second derivatives and the batched value of each function, in one program."""
 
-    def all_of_it(*operands):
+    def all_of_it(fn, operands):
         stacked = [jnp.stack([v, v]) for v in operands]
         results = [fn(*operands), jax.vmap(fn)(*stacked)]
         if jnp.issubdtype(operands[0].dtype, jnp.inexact):
@@ -58,16 +59,18 @@ def program(fn):
             results += jax.tree.leaves(jax.jvp(gradient, operands, operands))
         return results
 
-    return jax.jit(all_of_it)
+    return jax.jit(lambda every: {name: all_of_it(fn, every[name]) for name, fn in functions.items()})
 
 
 @pytest.mark.standard_modes  # which are what is compared with
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_strict_modes_change_no_program(dtype):
-    for name, (fn, *operands) in calls(dtype).items():
-        want = program(fn).lower(*operands).as_text()
-        with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
-            assert program(fn).lower(*operands).as_text() == want, name
+    functions = {name: fn for name, (fn, *_) in calls(dtype).items()}
+    operands = {name: tuple(operands) for name, (_, *operands) in calls(dtype).items()}
+    want = program(functions).lower(operands).as_text()
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        got = program(functions).lower(operands).as_text()
+    assert got.splitlines() == want.splitlines()
 
 
 def test_what_the_user_mixes_is_refused_in_the_strict_mode():
@@ -87,6 +90,14 @@ def test_what_the_user_mixes_is_refused_in_the_strict_mode():
     np.testing.assert_array_equal(y, jconv.conv(x, kernel, jnp.ones(1)))
 
 
+@functools.cache
+def without_a_mode():
+    """Value and gradient of the functions that the modes for debugging are tried with."""
+    both = lambda fn: lambda *v: (fn(*v), jax.grad(lambda *v: fn(*v).sum())(*v))
+    return {name: jax.jit(both(fn))(*operands) for name, (fn, *operands) in calls("float32").items()
+            if name in ("relu", "direct")}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "mode",
     [
@@ -98,16 +109,15 @@ def test_what_the_user_mixes_is_refused_in_the_strict_mode():
     ids=lambda mode: next(iter(mode)),
 )
 def test_modes_for_debugging(mode):
-    every = calls("float32")
+    every, wanted = calls("float32"), without_a_mode()
     with contextlib.ExitStack() as stack:
         for name in ("relu", "direct"):
             fn, *operands = every[name]
-            want = fn(*operands), jax.grad(lambda *v, fn=fn: fn(*v).sum())(*operands)
             for flag, value in mode.items():
                 stack.callback(jax.config.update, flag, getattr(jax.config, flag))
                 jax.config.update(flag, value)
             got = fn(*operands), jax.grad(lambda *v, fn=fn: fn(*v).sum())(*operands)
-            for a, b in zip(want, got, strict=True):
+            for a, b in zip(wanted[name], got, strict=True):
                 assert (a.shape, a.dtype) == (b.shape, b.dtype), name
                 np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4, err_msg=name)
             stack.close()

@@ -137,14 +137,10 @@ def nnx_split_and_merge(mark):
     return losses, nnx.to_pure_dict(state)
 
 
-def linen(mark):
-    """With a TrainState, statistics that are mutable, dropout, and blocks that are computed again."""
+@functools.cache
+def linen_cnn():
+    """The network and what it starts from, compiled once for all runs."""
     nn = pytest.importorskip("flax.linen")
-    train_state = pytest.importorskip("flax.training.train_state")
-
-    class TrainState(train_state.TrainState):
-        batch_stats: Any
-        key: jax.Array
 
     class Block(nn.Module):
         train: bool
@@ -161,6 +157,19 @@ def linen(mark):
             x = nn.Dropout(rate=0.1, deterministic=not train)(x)
             return nn.Dense(5)(nn.ConvTranspose(4, (2, 2), strides=(2, 2))(x).mean((1, 2)))
 
+    cnn = CNN()
+    return cnn, jax.jit(lambda key, x: cnn.init(key, x, train=False))(jax.random.key(0), BATCHES[0][0])
+
+
+def linen(mark):
+    """With a TrainState, statistics that are mutable, dropout, and blocks that are computed again."""
+    cnn, variables = linen_cnn()
+    train_state = pytest.importorskip("flax.training.train_state")
+
+    class TrainState(train_state.TrainState):
+        batch_stats: Any
+        key: jax.Array
+
     def train_step(state, image, label):
         key = jax.random.fold_in(state.key, state.step)
 
@@ -176,8 +185,6 @@ def linen(mark):
         return state, {"loss": loss, "accuracy": jnp.mean(jnp.argmax(logits, -1) == label)}
 
     train_step = mark("jitted", jax.jit(mark("step", train_step)))
-    cnn = CNN()
-    variables = cnn.init(jax.random.key(0), BATCHES[0][0], train=False)
     state = TrainState.create(
         apply_fn=mark("apply", cnn.apply), tx=optax.adam(0.03), key=jax.random.key(1), **variables
     )
@@ -188,14 +195,10 @@ def linen(mark):
     return [m["loss"] for m in metrics], metrics, state.step, state.params, state.batch_stats, state.opt_state
 
 
-def haiku(mark):
-    """With state, and random numbers."""
+@functools.cache
+def haiku_net():
+    """The network, what it starts from, and its predictions: what no mark is in is compiled once for all runs."""
     hk = pytest.importorskip("haiku")
-
-    class TrainingState(NamedTuple):
-        params: Any
-        state: Any
-        opt_state: Any
 
     def net_fn(x, is_training):
         x = hk.Conv2D(6, 3, stride=2, with_bias=False)(x)
@@ -203,7 +206,20 @@ def haiku(mark):
         x = hk.dropout(hk.next_rng_key(), 0.1, x) if is_training else x
         return hk.Linear(5)(hk.DepthwiseConv2D(1, 3)(x).mean((1, 2)))
 
-    net, optimizer = hk.transform_with_state(net_fn), optax.adam(0.03)
+    net = hk.transform_with_state(net_fn)
+    start = jax.jit(lambda key, x: net.init(key, x, True))(jax.random.key(0), BATCHES[0][0])
+    return net, start, jax.jit(lambda params, state, x: net.apply(params, state, None, x, False))
+
+
+def haiku(mark):
+    """With state, and random numbers."""
+    net, (params, state), predict = haiku_net()
+    optimizer = optax.adam(0.03)
+
+    class TrainingState(NamedTuple):
+        params: Any
+        state: Any
+        opt_state: Any
 
     def loss_fn(params, state, key, image, label):
         logits, state = net.apply(params, state, key, image, True)
@@ -217,12 +233,11 @@ def haiku(mark):
         return TrainingState(optax.apply_updates(train.params, updates), state, opt_state), loss, logits
 
     update = mark("jitted", jax.jit(mark("step", update)))
-    params, state = net.init(jax.random.key(0), BATCHES[0][0], True)
     train, losses, logits = TrainingState(params, state, optimizer.init(params)), [], None
     for i, batch in enumerate(BATCHES):
         train, loss, logits = update(train, jax.random.key(i), *batch)
         losses.append(loss)
-    return losses, logits, train, net.apply(train.params, train.state, None, BATCHES[0][0], False)
+    return losses, logits, train, predict(train.params, train.state, BATCHES[0][0])
 
 
 def equinox(mark):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -43,16 +45,62 @@ def small(out: Path, *options: object) -> int:
     return training.main(small_training.run, small_training.parser(), [str(word) for word in ("--out", out, *options)])
 
 
-def start_small(out: Path, *options: str, **environment: str) -> subprocess.Popen:
-    """Runs small_training.py as a process of its own."""
-    path = os.pathsep.join((str(ROOT / "examples"), str(ROOT)))
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", str(ROOT / "tests/small_training.py"), "--out", str(out), *options],
-        env={**os.environ, "PYTHONPATH": path, **environment},
+class Process:
+    """A process of small_training.py, forked from one that has all it imports."""
+
+    def __init__(self, forker: subprocess.Popen, errors: Path, argv: list[str], environment: dict[str, str]):
+        self.answers, self.errors, self.returncode = forker.stdout, errors, None
+        self.answers_in = select.poll()
+        self.answers_in.register(self.answers, select.POLLIN)
+        order = {"argv": argv, "environment": environment, "stderr": str(errors)}
+        forker.stdin.write(json.dumps(order).encode() + b"\n")
+        self.pid = int(self.answers.readline())
+
+    def poll(self, timeout: float = 0) -> int | None:
+        """The exit code, once it has ended."""
+        if self.returncode is None and self.answers_in.poll(1000 * timeout):
+            self.returncode = int(self.answers.readline())
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def communicate(self) -> str:
+        """Waits for its end: what it wrote to stderr."""
+        if self.poll(LONG) is None:
+            self.send_signal(signal.SIGKILL)
+            self.poll(LONG)
+            pytest.fail(f"it was still running after {LONG} seconds")
+        return self.errors.read_text()
+
+
+@pytest.fixture(scope="module")
+def start_small(tmp_path_factory):
+    """A function that runs small_training.py as a process of its own, one at a time.
+
+    They have what the undisturbed one compiled, and keep nothing, lest one is killed while it does.
+    """
+    folder, numbers = tmp_path_factory.mktemp("processes"), itertools.count()
+    environment = {
+        "PYTHONPATH": os.pathsep.join((str(ROOT / "examples"), str(ROOT))),
+        "OPENBLAS_NUM_THREADS": "1",  # or it starts threads when it is imported
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1e9",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", str(ROOT / "tests/small_training.py"), "--fork"],
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        bufsize=0,
+    ) as forker:
+
+        def start(out: Path, *options: str, **environment: str) -> Process:
+            return Process(forker, folder / str(next(numbers)), ["--out", str(out), *options], environment)
+
+        yield start
+        forker.stdin.close()
 
 
 def metrics(out: Path) -> list[dict]:
@@ -62,10 +110,12 @@ def metrics(out: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, start_small):
     """The folder of a run that nothing happens to."""
     out = tmp_path_factory.mktemp("undisturbed")
-    assert small(out) == 0
+    process = start_small(out, KEEP_COMPILED="yes")
+    errors = process.communicate()
+    assert process.returncode == 0, errors
     return out
 
 
@@ -161,7 +211,7 @@ def test_defaults_hold_under_conditions(capsys):
 
 
 # Killed --------------------------------------------------------------------------------------------------
-def test_killed_at_random_moments(tmp_path, undisturbed):
+def test_killed_at_random_moments(tmp_path, undisturbed, start_small):
     """SIGKILL a dozen times, most of them while a checkpoint is being written, and --resume after each."""
     out, rng, unfinished, reached = tmp_path / "out", random.Random(20), 0, []
     options = ("--resume", "--checkpoint-every", "1")
@@ -176,8 +226,8 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
                     seen |= set(out.glob("checkpoints/*/0*"))
                     new.append(time.perf_counter())
             time.sleep(rng.uniform(0, 1.2) * (new[-1] - new[0]) if new else 0)
-            process.kill()
-        _, errors = process.communicate(timeout=LONG)
+            process.send_signal(signal.SIGKILL)
+        errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors
         unfinished += bool(list(out.glob("checkpoints/*/unfinished*")))
         reached.append([max(checkpoints.steps(out / "checkpoints" / name), default=0) for name in ("first", "second")])
@@ -185,7 +235,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
     assert reached == sorted(reached), "a step that was saved was lost"
     assert reached[0] < reached[-1]
     process = start_small(out, *options)
-    _, errors = process.communicate(timeout=LONG)
+    errors = process.communicate()
     assert process.returncode == 0, errors
     assert_same(out, undisturbed)
     assert not list(out.rglob("*.tmp"))
@@ -193,14 +243,14 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_stop_and_save(tmp_path, undisturbed, number):
+def test_signals_stop_and_save(tmp_path, undisturbed, start_small, number):
     """In the middle of the training, which until then waits with its second checkpoint, however late the signal is."""
     process = start_small(tmp_path, "--checkpoint-every", "1", WAIT_FOR=str(tmp_path / "go"))
     while not list(tmp_path.glob("checkpoints/first/0*")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
     (tmp_path / "go").touch()
-    _, errors = process.communicate(timeout=LONG)
+    errors = process.communicate()
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     (step,) = checkpoints.steps(tmp_path / "checkpoints/first")[-1:]
@@ -318,7 +368,7 @@ def test_checkpoints_keep_every_dtype_and_the_last_three(tmp_path):
 
 # A full disk ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("limit", "width"), [(1500, 2), (20000, 4000)], ids=["Python writes", "tensorstore writes"])
-def test_no_file_may_be_longer(tmp_path, limit, width):
+def test_no_file_may_be_longer(tmp_path, start_small, limit, width):
     """The system refuses to write on, in the middle of a file; when it does not any more, --resume goes on."""
     options = ("--width", width, "--quick")
     assert small(tmp_path / "whole", *options) == 0
@@ -327,7 +377,7 @@ def test_no_file_may_be_longer(tmp_path, limit, width):
     (tmp_path / "out/params.safetensors").unlink()
     before = contents(tmp_path / "out/checkpoints")
     process = start_small(tmp_path / "out", "--resume", *map(str, options), FILE_LIMIT=str(limit))
-    _, errors = process.communicate(timeout=LONG)
+    errors = process.communicate()
     assert process.returncode == 2
     assert "the checkpoint of step 4 cannot be saved (File too large); there is no checkpoint before it" in errors
     assert "Traceback" not in errors

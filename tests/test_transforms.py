@@ -22,7 +22,8 @@ CASES = [
     c for c in NAMED if c.name in ("rank0-groups", "1d-causal-dilated", "2d-everything", "2d-depthwise", "3d-same")
 ]
 over_cases = pytest.mark.parametrize("case", CASES, ids=str)
-over_algorithms = pytest.mark.parametrize("algorithm", [*GENERAL, "auto"])
+ALGORITHMS = (*GENERAL, "auto")
+over_algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
 def lax_conv(case):
@@ -46,13 +47,12 @@ def operands(case):
 
 def assert_trees_close(got, want, tolerance=2e-5):
     chex.assert_trees_all_equal_shapes_and_dtypes(got, want)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(jnp.max(jnp.abs(b)))))
+    for a, b in zip(*(map(np.asarray, jax.tree.leaves(tree)) for tree in (got, want)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, float(np.max(np.abs(b)))))
 
 
-@over_algorithms
 @over_cases
-def test_first_order(case, algorithm):
+def test_first_order(case):
     """jvp, vjp, linearize and linear_transpose: bilinear, so each agrees with lax to rounding."""
     x, k = operands(case)
     dx, dk = (v[::-1] for v in (x, k))
@@ -66,19 +66,20 @@ def test_first_order(case, algorithm):
         by_k = jax.linear_transpose(lambda k: conv(x, k), k)(g)
         return y, tangent, pull(g), push(dx, dk), by_x, by_k
 
-    got = jax.jit(functools.partial(everything, own_conv(case, algorithm)))(x, k)
-    want = jax.jit(functools.partial(everything, lax_conv(case)))(x, k)
-    assert_trees_close(got, want)
+    convs = {name: own_conv(case, name) for name in ALGORITHMS} | {"lax": lax_conv(case)}
+    found = jax.jit(lambda x, k: {name: everything(conv, x, k) for name, conv in convs.items()})(x, k)
+    want = found.pop("lax")
+    for got in found.values():
+        assert_trees_close(got, want)
 
 
-@pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("case", CASES[1:4], ids=str)
-def test_higher_order(case, algorithm):
+def test_higher_order(case):
     """Hessians in three orders and a third derivative of a loss that is bilinear in nothing."""
     x, k = operands(case)
-    direction = jnp.ones_like(x), jnp.ones_like(k)
+    direction = np.ones(x.shape, np.float32), np.ones(k.shape, np.float32)
 
-    def along(conv):
+    def along(conv, x, k):
         loss = lambda x, k: jnp.sum(jnp.tanh(conv(x, k)) ** 2)
         grad = jax.grad(loss, (0, 1))
         contract = lambda x, k: sum(jnp.vdot(a, b) for a, b in zip(grad(x, k), direction, strict=True))
@@ -90,28 +91,31 @@ def test_higher_order(case, algorithm):
         third = jax.grad(second, (0, 1))(x, k)
         return forward_over_reverse, reverse_over_reverse, reverse_over_forward, third
 
-    got, want = jax.jit(lambda: along(own_conv(case, algorithm)))(), jax.jit(lambda: along(lax_conv(case)))()
-    assert_trees_close(got, want, 1e-4)
-    assert_trees_close(got[0], got[1], 1e-4)
-    assert_trees_close(got[0], got[2], 1e-4)
+    convs = {name: own_conv(case, name) for name in GENERAL} | {"lax": lax_conv(case)}
+    found = jax.jit(lambda x, k: {name: along(conv, x, k) for name, conv in convs.items()})(x, k)
+    want = found.pop("lax")
+    for got in found.values():
+        assert_trees_close(got, want, 1e-4)
+        assert_trees_close(got[0], got[1], 1e-4)
+        assert_trees_close(got[0], got[2], 1e-4)
 
 
-@over_algorithms
-def test_hessian(algorithm):
+def test_hessian():
     case = CASES[1]
     x, k = operands(case)
     loss = lambda conv: lambda k: jnp.sum(jnp.sin(conv(x, k)))
-    want = jax.jit(jax.hessian(loss(lax_conv(case))))(k)
-    assert_trees_close(jax.jit(jax.hessian(loss(own_conv(case, algorithm))))(k), want, 1e-4)
-    assert_trees_close(jax.jit(jax.jacrev(jax.jacrev(loss(own_conv(case, algorithm)))))(k), want, 1e-4)
+    losses = [loss(own_conv(case, name)) for name in ALGORITHMS]
+    every = [jax.hessian(loss(lax_conv(case)))] + [
+        f for own in losses for f in (jax.hessian(own), jax.jacrev(jax.jacrev(own)))
+    ]
+    want, *found = jax.jit(lambda k: [f(k) for f in every])(k)
+    for got in found:
+        assert_trees_close(got, want, 1e-4)
 
 
 @pytest.mark.parametrize("algorithm", GENERAL)
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize(
-    "axes", [a for a in itertools.product((None, 0, 1, -1), repeat=2) if a != (None, None)], ids=str
-)
-def test_vmap(axes, role, algorithm):
+def test_vmap(role, algorithm):
     """Any axis of either or both operands, in every role, is the same as a loop."""
     case = CASES[2]  # strides, both dilations, pads of both signs, groups
     spec = case.spec
@@ -122,31 +126,41 @@ def test_vmap(axes, role, algorithm):
         "input_grad": lambda g, k: jconv.conv_input_grad(g, k, case.x, algorithm=algorithm, **case.options),
         "kernel_grad": lambda x, g: jconv.conv_kernel_grad(x, g, case.kernel[:-2], algorithm=algorithm, **case.options),
     }[role]
-    size, args = 3, []
-    for i, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
-        array = jnp.asarray(draw((size, *shape) if axis is not None else shape, seed=i))
-        args.append(array if axis is None else jnp.moveaxis(array, 0, axis))
-    got = jax.jit(jax.vmap(fn, in_axes=axes))(*args)
-    pick = lambda array, axis, i: array if axis is None else jnp.take(array, i, axis)
-    one = jax.jit(fn)
-    want = jnp.stack([one(*(pick(a, axis, i) for a, axis in zip(args, axes, strict=True))) for i in range(size)])
-    assert_trees_close(got, want)
+    size, every, one = 3, {}, jax.jit(fn)
+    for axes in itertools.product((None, 0, 1, -1), repeat=2):
+        every[axes] = []
+        for i, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
+            array = draw((size, *shape) if axis is not None else shape, seed=i)
+            every[axes].append(array if axis is None else np.moveaxis(array, 0, axis))
+    del every[None, None]
+    found = jax.jit(lambda all_args: [jax.vmap(fn, axes)(*args) for axes, args in zip(every, all_args, strict=True)])
+    pick = lambda array, axis, i: array if axis is None else np.take(array, i, axis)
+    for (axes, args), got in zip(every.items(), found(list(every.values())), strict=True):
+        want = np.stack([one(*(pick(a, axis, i) for a, axis in zip(args, axes, strict=True))) for i in range(size)])
+        assert_trees_close(got, want)
 
 
 @pytest.mark.parametrize("algorithm", GENERAL)
 def test_nested_vmap_and_per_example_gradients(algorithm):
-    x, k = jnp.asarray(draw((3, 4, 6, 2))), jnp.asarray(draw((5, 3, 2, 3), seed=1))
+    x, k = draw((3, 4, 6, 2)), draw((5, 3, 2, 3), seed=1)
     conv = jax.jit(functools.partial(jconv.conv, algorithm=algorithm))
-    got = jax.vmap(jax.vmap(conv, (0, None)), (None, 0))(x, k)
-    want = jnp.stack([jnp.stack([conv(xi, ki) for xi in x]) for ki in k])
-    assert_trees_close(got, want)
-    loss = lambda k, xi: jnp.sum(jnp.tanh(conv(xi, k)))
-    got = jax.vmap(jax.vmap(jax.grad(loss), (None, 0)), (0, None))(k, x)
-    want = jnp.stack([jnp.stack([jax.grad(loss)(ki, xi) for xi in x]) for ki in k])
-    assert_trees_close(got, want)
-    got = jax.jvp(jax.vmap(jax.grad(loss), (None, 0)), (k[0], x), (k[1], x))[1]
-    want = jnp.stack([jax.jvp(jax.grad(loss), (k[0], xi), (k[1], xi))[1] for xi in x])
-    assert_trees_close(got, want)
+    slope = jax.grad(lambda k, xi: jnp.sum(jnp.tanh(conv(xi, k))))
+
+    @jax.jit
+    def batched(x, k):
+        values = jax.vmap(jax.vmap(conv, (0, None)), (None, 0))(x, k)
+        slopes = jax.vmap(jax.vmap(slope, (None, 0)), (0, None))(k, x)
+        return values, slopes, jax.jvp(jax.vmap(slope, (None, 0)), (k[0], x), (k[1], x))[1]
+
+    @jax.jit
+    def one(xi, ki, direction):
+        return conv(xi, ki), slope(ki, xi), jax.jvp(slope, (ki, xi), (direction, xi))[1]
+
+    values, slopes, tangents = batched(x, k)
+    want = [[one(xi, ki, k[1]) for xi in x] for ki in k]
+    assert_trees_close(values, np.stack([[w[0] for w in row] for row in want]))
+    assert_trees_close(slopes, np.stack([[w[1] for w in row] for row in want]))
+    assert_trees_close(tangents, np.stack([w[2] for w in want[0]]))
 
 
 def test_vmap_over_nothing():
@@ -154,9 +168,8 @@ def test_vmap_over_nothing():
     assert jax.vmap(jconv.conv)(x, k).shape == (0, 2, 5, 2)
 
 
-@over_algorithms
-def test_scan_remat_and_control_flow(algorithm):
-    x, k = jnp.asarray(draw((2, 6, 3))), jnp.asarray(draw((3, 3, 3), seed=1))
+def test_scan_remat_and_control_flow():
+    x, k = draw((2, 6, 3)), draw((3, 3, 3), seed=1)
 
     def stack(conv, wrap, x, k):
         step = wrap(lambda x, _: (jnp.tanh(conv(x, k)), jnp.sum(x)))
@@ -166,10 +179,11 @@ def test_scan_remat_and_control_flow(algorithm):
         )
 
     lax_one = lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
-    own = functools.partial(jconv.conv, algorithm=algorithm)
-    want = jax.jit(jax.value_and_grad(functools.partial(stack, lax_one, lambda f: f), (0, 1)))(x, k)
-    for wrap in (lambda f: f, jax.checkpoint):
-        got = jax.jit(jax.value_and_grad(functools.partial(stack, own, wrap), (0, 1)))(x, k)
+    stacks = [functools.partial(stack, lax_one, lambda f: f)]
+    for algorithm, wrap in itertools.product(ALGORITHMS, (lambda f: f, jax.checkpoint)):
+        stacks.append(functools.partial(stack, functools.partial(jconv.conv, algorithm=algorithm), wrap))
+    want, *found = jax.jit(lambda x, k: [jax.value_and_grad(fn, (0, 1))(x, k) for fn in stacks])(x, k)
+    for got in found:
         assert_trees_close(got, want)
 
 
@@ -190,14 +204,14 @@ def test_shard_map_with_the_check_on(algorithm, wrap):
     def spread(k, x):
         return jax.value_and_grad(lambda k, x: lax.psum(loss(k, x), "d"), (0, 1))(k, x)
 
-    assert_trees_close(wrap(spread)(k, x), jax.value_and_grad(loss, (0, 1))(k, x))
+    assert_trees_close(wrap(spread)(k, x), jax.jit(jax.value_and_grad(loss, (0, 1)))(k, x))
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 def test_explicit_mesh(mode):
     x, k, b = jnp.asarray(draw((4, 6, 5, 2))), jnp.asarray(draw((3, 3, 2, 3), seed=1)), jnp.ones(3)
     loss = lambda k, x, b: jnp.sum(jnp.tanh(jconv.conv(x, k, b, padding_mode=mode)))
-    want = jax.grad(loss, (0, 1, 2))(k, x, b)
+    want = jax.jit(jax.grad(loss, (0, 1, 2)))(k, x, b)
     with jax.set_mesh(jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))):
         xs, ks, bs = jax.device_put(x, P("d")), jax.device_put(k, P()), jax.device_put(b, P())
         y = jax.jit(lambda x, k: jconv.conv(x, k, padding_mode=mode))(xs, ks)
@@ -316,11 +330,13 @@ def test_export_with_a_symbolic_batch(algorithm):
         calls.append(
             (lambda g: jconv.conv_kernel_grad(jnp.ones((*g.shape[:1], 6, 5, 4)), g, (3, 3), **options), g_shape[1:])
         )
-    for fn, shape in calls:
-        exported = jax.export.export(jax.jit(fn))(jax.ShapeDtypeStruct((batch, *shape), jnp.float32))
-        for size in (1, 3):
-            x = draw((size, *shape), seed=1)
-            assert_trees_close(exported.call(x), fn(x), 1e-4)
+    together = lambda arrays: [fn(a) for (fn, _), a in zip(calls, arrays, strict=True)]
+    symbolic = [jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for _, shape in calls]
+    exported = jax.export.export(jax.jit(together))(symbolic)
+    of_sizes = [[draw((size, *shape), seed=1) for _, shape in calls] for size in (1, 3)]
+    both = jax.jit(lambda of_sizes: [(exported.call(arrays), together(arrays)) for arrays in of_sizes])
+    for got, want in both(of_sizes):
+        assert_trees_close(got, want, 1e-4)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +401,7 @@ def test_without_jit():
     """Eager evaluation of every primitive, and its search for the operation that made a NaN."""
     x, k = jnp.asarray(draw((2, 6, 2))), jnp.asarray(draw((3, 2, 3), seed=1))
     loss = lambda x, k: jnp.sum(jconv.conv(x, k) ** 2)
-    want = jax.grad(loss, (0, 1))(x, k)
+    want = jax.jit(jax.grad(loss, (0, 1)))(x, k)
     with jax.disable_jit():
         assert_trees_close(jax.grad(loss, (0, 1))(x, k), want)
     with jax.debug_nans(True), pytest.raises(FloatingPointError):
@@ -457,8 +473,8 @@ def test_kernel_gradients_of_shift_with_64_bits(strides):
         for dtype in ("float32", "float64"):
             x, k = draw((2, 9, 8, 3), dtype), draw((3, 3, 1, 3), dtype, 1)
             options = {"strides": strides, "feature_group_count": 3}
-            g = draw(jconv.conv(x, k, **options).shape, dtype, 2)
-            got = jconv.conv_kernel_grad(x, g, (3, 3), algorithm="shift", **options)
+            g = draw(jax.eval_shape(functools.partial(jconv.conv, **options), x, k).shape, dtype, 2)
+            of = lambda name, x, g, o=options: jconv.conv_kernel_grad(x, g, (3, 3), algorithm=name, **o)
+            got, want = jax.jit(lambda x, g, of=of: (of("shift", x, g), of("einsum", x, g)))(x, g)
             assert got.dtype == dtype
-            want = jconv.conv_kernel_grad(x, g, (3, 3), algorithm="einsum", **options)
             np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)

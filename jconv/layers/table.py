@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from .base import ArrayShape, Geometry, Layer, Shape, array_shape
+from .base import ArrayShape, Geometry, Layer, Shape, Tree, array_shape
 
 
 class Row(NamedTuple):
@@ -129,11 +129,18 @@ def _hull(boxes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
     return (min(first for first, _ in there), max(last for _, last in there)) if there else None
 
 
-def _count(layer: Layer, input_shape: Shape) -> int:
+def _parameters(layer: Layer, input_shape: Shape) -> Tree:
+    """The shapes of a layer's parameters."""
     shape = array_shape(input_shape)
     concrete = ArrayShape([1 if n == -1 else n for n in shape], shape.dtype)
-    params = jax.eval_shape(lambda key: layer.init(key, concrete)[0], jax.random.key(0))
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    return jax.eval_shape(lambda key: layer.init(key, concrete)[0], jax.random.key(0))
+
+
+def _inside(layer: Layer, params: Tree) -> list[Tree] | None:
+    """The parameters of a layer's children, out of its own; None where it does not nest them under their names."""
+    names = [name for name, _ in layer.children]
+    nested = isinstance(params, dict) and set(params) <= set(names)
+    return [params.get(name, {}) for name in names] if nested else None
 
 
 def _looked_at(g: Geometry) -> list[tuple[Fraction, Sequence[Fraction]]]:
@@ -142,10 +149,10 @@ def _looked_at(g: Geometry) -> list[tuple[Fraction, Sequence[Fraction]]]:
     return [(Fraction(s), t) for s, t in zip(g.strides, taps, strict=True)]
 
 
-def _rows(name: str, layer: Layer, shape: Shape, depth: int, fields: tuple[Field, ...]):
+def _rows(name: str, layer: Layer, shape: Shape, depth: int, fields: tuple[Field, ...], params: Tree):
     """Rows of a layer and all in it, and what it leaves behind: its shape, and what it sees along each spatial axis."""
     out = layer.output_shape(shape)
-    parameters = _count(layer, shape)
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     if not layer.children:
         g = layer.geometry(shape) if layer.geometry else Geometry()
         if g.strides and fields:
@@ -154,9 +161,11 @@ def _rows(name: str, layer: Layer, shape: Shape, depth: int, fields: tuple[Field
         sizes = tuple(field.size for field in fields)
         return [Row(name, layer.kind, depth, out, parameters, g.connections, g.macs, sizes)], out, fields
     rows, ends, at, end = [], [], shape, fields
-    for child_name, child in layer.children:
+    inside = _inside(layer, params)
+    for i, (child_name, child) in enumerate(layer.children):
         start = (at, end) if layer.chained else (shape, fields)
-        below, at, end = _rows(child_name, child, start[0], depth + 1, start[1])
+        own = inside[i] if inside is not None else _parameters(child, start[0])
+        below, at, end = _rows(child_name, child, start[0], depth + 1, start[1], own)
         rows += below
         ends.append(end)
     if not layer.chained:  # an output sees what any branch sees, where all branches keep the spatial axes
@@ -241,7 +250,8 @@ def summary(layer: Layer, input_shape: Sequence[int] | jax.ShapeDtypeStruct) -> 
     shape = array_shape(input_shape)
     if len(shape) < 2:
         raise ValueError(f"input_shape: got {shape}, accepted is [batch, *spatial, channels].")
-    rows, *_ = _rows(layer.name or layer.kind, layer, shape, 0, tuple(Field() for _ in shape[1:-1]))
+    fields = tuple(Field() for _ in shape[1:-1])
+    rows, *_ = _rows(layer.name or layer.kind, layer, shape, 0, fields, _parameters(layer, shape))
     if layer.children and layer.kind == "Sequential":  # the network itself is the total line
         rows = [row._replace(depth=row.depth - 1) for row in rows[1:]]
     top = [row for row in rows if row.depth == 0]
