@@ -137,7 +137,7 @@ def test_lax_with_empty_axes(x_shape, k_shape, padding, options):
     for plan, value in values.items():
         np.testing.assert_array_equal(value, want[0], err_msg=plan)
         assert jax.tree.map(lambda a: a.shape, shapes[plan]) == jax.tree.map(lambda a: a.shape, want), plan
-    np.testing.assert_array_equal(by_plan["tuned"](x, k), want[0])  # what it measures, it measures outside of a trace
+    np.testing.assert_array_equal(by_plan["tuned"](x, k), want[0])  # which an eager call looks up anew
 
 
 def test_transposed_local_and_pools_with_empty_axes():
