@@ -237,6 +237,19 @@ def from_torch(y):
     return np.moveaxis(y.detach().numpy(), 1, -1)
 
 
+def assert_every_algorithm_agrees(own, g, operands, ty, there):
+    """The result and the gradients of x, kernel and bias, with those that PyTorch has by now."""
+    tx, tk, tb = there
+    rank = tk.ndim - 2
+    results = with_gradients({name: functools.partial(own, algorithm=name) for name in GENERAL}, g, *operands)
+    for name, (y, (x_bar, k_bar, b_bar)) in results.items():
+        np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4, err_msg=name)
+        moved = k_bar.transpose(rank + 1, rank, *range(rank))
+        np.testing.assert_allclose(moved, tk.grad, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(b_bar, tb.grad, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
 @needs_torch
 @pytest.mark.parametrize("seed", range(9))
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -256,13 +269,7 @@ def test_torch_conv(rank, seed):
     )
     g = draw(from_torch(ty).shape, seed=seed + 3)
     ty.backward(to_torch(g))
-    results = with_gradients({name: functools.partial(own, algorithm=name) for name in GENERAL}, g, x, k, b)
-    for name, (y, (x_bar, k_bar, b_bar)) in results.items():
-        np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5, err_msg=name)
-        np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4, err_msg=name)
-        moved = k_bar.transpose(rank + 1, rank, *range(rank))
-        np.testing.assert_allclose(moved, tk.grad, rtol=1e-4, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(b_bar, tb.grad, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert_every_algorithm_agrees(own, g, (x, k, b), ty, (tx, tk, tb))
 
 
 @needs_torch
@@ -292,21 +299,16 @@ def test_torch_conv_transpose(rank, seed):
     b = draw((6,), seed=seed + 2)
     # torch's (in, out / groups, *window) is our last two axes exchanged and moved to the front; unlike conv, no flip
     tk = torch.from_numpy(k.transpose(rank + 1, rank, *range(rank)).copy()).requires_grad_()
-    tx = to_torch(x).requires_grad_()
+    tx, tb = to_torch(x).requires_grad_(), torch.from_numpy(b).requires_grad_()
     options = {"stride": strides, "padding": padding, "output_padding": extra, "groups": groups, "dilation": dilation}
-    ty = getattr(torch.nn.functional, f"conv_transpose{rank}d")(tx, tk, torch.from_numpy(b), **options)
+    ty = getattr(torch.nn.functional, f"conv_transpose{rank}d")(tx, tk, tb, **options)
     own = functools.partial(
         jconv.conv_transpose, strides=strides, padding=padding, output_padding=extra, kernel_dilation=dilation,
         feature_group_count=groups,
     )  # fmt: skip
     g = draw(from_torch(ty).shape, seed=3)
     ty.backward(to_torch(g))
-    results = with_gradients({name: functools.partial(own, algorithm=name) for name in GENERAL}, g, x, k, b)
-    for name, (y, (x_bar, k_bar, _)) in results.items():
-        np.testing.assert_allclose(y, from_torch(ty), rtol=2e-5, atol=2e-5, err_msg=name)
-        np.testing.assert_allclose(x_bar, from_torch(tx.grad), rtol=1e-4, atol=1e-4, err_msg=name)
-        moved = k_bar.transpose(rank + 1, rank, *range(rank))
-        np.testing.assert_allclose(moved, tk.grad, rtol=1e-4, atol=1e-4, err_msg=name)
+    assert_every_algorithm_agrees(own, g, (x, k, b), ty, (tx, tk, tb))
 
 
 @needs_torch

@@ -22,6 +22,7 @@ import jconv
 from jconv import models
 
 pytestmark = pytest.mark.standard_modes  # which scripts run in
+
 METRICS = {"step", "epoch", "train_loss", "test_loss", "test_accuracy", "images_per_second"}
 WRITTEN = (
     "checkpoints", "config.json", "confusion_matrix.png", "feature_maps.png", "filters.png", "learning_curves.png",

@@ -176,7 +176,7 @@ def test_a_step_of_training(name, network, shape, outputs):
 
 @pytest.fixture
 def keras(monkeypatch):
-    """Keras, whose weights are constants of NumPy's at first: all are assigned, and compiling the draws takes most of a minute."""
+    """Keras, whose weights are constants of NumPy at first: all are assigned, and the draws take long to compile."""
     library = pytest.importorskip("keras")
     filled = lambda value: lambda self, shape, dtype=None: np.full(shape, value, dtype or "float32")
     for name, value in (("VarianceScaling", 0), ("Zeros", 0), ("Ones", 1)):

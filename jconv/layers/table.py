@@ -164,8 +164,8 @@ def _rows(name: str, layer: Layer, shape: Shape, depth: int, fields: tuple[Field
     inside = _inside(layer, params)
     for i, (child_name, child) in enumerate(layer.children):
         start = (at, end) if layer.chained else (shape, fields)
-        own = inside[i] if inside is not None else _parameters(child, start[0])
-        below, at, end = _rows(child_name, child, start[0], depth + 1, start[1], own)
+        held = inside[i] if inside is not None else _parameters(child, start[0])
+        below, at, end = _rows(child_name, child, start[0], depth + 1, start[1], held)
         rows += below
         ends.append(end)
     if not layer.chained:  # an output sees what any branch sees, where all branches keep the spatial axes
