@@ -2,7 +2,7 @@
 
 Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, a bias and
 relu after a layer, gradients of each example, what a call costs, and the limits of the machine. Writes JSON lines,
-Markdown and a picture.
+Markdown and a picture. `python -m benchmarks survey` measures every plan of many geometries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 import jconv
-from benchmarks import finish, harness, low_precision, machine, per_example, report, steps
+from benchmarks import finish, harness, low_precision, machine, per_example, report, steps, survey
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
 from benchmarks.peers.base import PLUGGED
@@ -167,6 +167,8 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["survey"]:
+        sys.exit(survey.main(sys.argv[2:]))
     args = arguments()
     if args.readme:
         rewrite_readme()

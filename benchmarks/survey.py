@@ -1,0 +1,251 @@
+"""`python -m benchmarks survey`: the time of every plan, for forecasts to be held to.
+
+The named layers of `benchmarks.workloads`, a few that are known to be hard, and geometries drawn at random: ranks 1 to
+3, dense, with few channels, in groups and depthwise, strides, dilations, transposed ones, three dtypes and roles. One
+line is one call: its geometry and the median milliseconds of each plan, and of lax as JAX differentiates it. Plans are
+measured as `jconv.tune` does, in turns. A plan whose forecast is more than `--reach` times the best one's is left out
+but in every fortieth call, which has all of them.
+
+It goes on where it was stopped: what the file holds already is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import pathlib
+import random
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax import numpy as jnp
+from tqdm import tqdm
+
+import jconv
+from benchmarks import machine
+from benchmarks.harness import ROLES
+from benchmarks.peers.on_jax import lax_conv, role_of
+from benchmarks.workloads import WORKLOADS
+from jconv import _primitive, _select, _tune
+from jconv._algorithms.base import Call, Role
+from jconv._dtypes import keeps_64_bits, result_dtype
+
+FOLDER = pathlib.Path(__file__).parent / "surveys"
+DTYPES = ("float32", "float64", "bfloat16")
+SHORTEST_S, LONGEST_S = 3e-5, 1.2e-2  # of the best forecast of a geometry that is drawn
+SLOW_S, SLOW = 0.02, 6.0  # seconds, and times the best: what takes longer than both is called once
+GEOMETRY = ("x", "kernel", "strides", "padding", "kernel_dilation", "input_dilation", "groups")
+HARD: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
+    ("image-one-channel", (1, 512, 512, 1), (3, 3, 1, 1), {}),
+    ("filter-101-taps", (1, 16000, 1), (101, 1, 1), {}),
+    ("stencil-48", (1, 48, 48, 48, 1), (3, 3, 3, 1, 1), {}),
+    ("regnet-groups-of-16", (8, 28, 28, 128), (3, 3, 16, 128), {"feature_group_count": 8}),
+    ("two-taps-far-apart", (8, 4096, 32), (2, 32, 32), {"kernel_dilation": 256}),
+    ("small-image-many-groups", (4, 7, 7, 512), (3, 3, 8, 512), {"feature_group_count": 64}),
+    ("large-dilation", (2, 48, 48, 64), (3, 3, 64, 64), {"kernel_dilation": 12}),
+    ("plain-wide", (2, 14, 14, 512), (3, 3, 512, 512), {}),
+    ("resnet50-reduce", (4, 14, 14, 1024), (1, 1, 1024, 256), {}),
+    ("resnet50-stride", (4, 56, 56, 256), (1, 1, 256, 512), {"strides": 2, "padding": "VALID"}),
+)
+
+
+class Task(NamedTuple):
+    """One call to measure."""
+
+    layer: str
+    spec: jconv.ConvSpec
+    dtype: str
+    role: Role
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.layer, self.dtype, self.role
+
+    @property
+    def call(self) -> Call:
+        dtype = jnp.dtype(self.dtype)
+        spec = _primitive.flatten_batch(self.spec)
+        return Call(spec, self.role, dtype, result_dtype(dtype, None), None, jax.default_backend())
+
+
+# What is measured ----------------------------------------------------------------------------------------
+def spec_of(record: dict[str, Any]) -> jconv.ConvSpec:
+    """The geometry of a line of a survey."""
+    padding = record["padding"]
+    return jconv.ConvSpec(
+        tuple(record["x"]),
+        tuple(record["kernel"]),
+        strides=record["strides"],
+        padding=[tuple(pair) for pair in padding] if isinstance(padding, list) else padding,
+        kernel_dilation=record["kernel_dilation"],
+        input_dilation=record["input_dilation"],
+        feature_group_count=record["groups"],
+    )
+
+
+def _between(rng: random.Random, low: float, high: float) -> int:
+    """A whole number whose logarithm is uniform."""
+    return round(math.exp(rng.uniform(math.log(low), math.log(high))))
+
+
+def _channels(rng: random.Random) -> tuple[int, int, int]:
+    """Groups, and the channels of one before and after."""
+    kind = rng.choice(("dense", "dense", "few", "depthwise", "groups"))
+    if kind == "dense":
+        return 1, _between(rng, 8, 512), _between(rng, 8, 512)
+    if kind == "few":
+        few, other = _between(rng, 1, 6), _between(rng, 1, 128)
+        return (1, few, other) if rng.random() < 0.7 else (1, other, few)
+    if kind == "depthwise":
+        return _between(rng, 8, 512), 1, rng.choice((1, 1, 1, 2))
+    return 2 ** rng.randint(1, 6), _between(rng, 2, 64), _between(rng, 2, 64)
+
+
+def _geometry(rng: random.Random) -> jconv.ConvSpec:
+    rank = rng.choice((1, 1, 2, 2, 2, 3))
+    groups, inputs, outputs = _channels(rng)
+    longest = {1: 65536, 2: 256, 3: 64}[rank]
+    size = _between(rng, 4, longest)
+    space = [max(1, round(size * rng.uniform(0.7, 1.3))) for _ in range(rank)]
+    taps = rng.choice((1, 2, 3, 3, 3, 4, 5, 7)) if rank > 1 else rng.choice((1, 2, 3, 4, 5, 8, 16, 31, 101, 301))
+    window = [taps if rng.random() < 0.9 else rng.choice((1, 2, 3)) for _ in range(rank)]
+    options: dict[str, Any] = {"padding": rng.choice(("SAME", "SAME", "VALID"))}
+    kind = rng.choice(("plain", "plain", "plain", "strided", "strided", "dilated", "transposed"))
+    if kind == "strided":
+        options["strides"] = rng.choice((2, 2, 3, taps))
+    elif kind == "dilated":
+        options["kernel_dilation"] = rng.choice((2, 4, 8, 32 if rank == 1 else 3))
+    elif kind == "transposed":
+        options |= {"input_dilation": 2, "padding": [(k // 2, (k + 1) // 2) for k in window]}
+    batch = rng.choice((1, 1, 2, 4, 8, 16, 32))
+    return jconv.ConvSpec(
+        (batch, *space, groups * inputs), (*window, inputs, groups * outputs), feature_group_count=groups, **options
+    )
+
+
+def drawn(number: int) -> Iterator[Task]:
+    """The three roles of one geometry, whose best forecast is neither too short to tell nor too long to wait for."""
+    rng = random.Random(number)
+    dtype = rng.choice(("float32", "float32", "float32", "float64", "bfloat16"))
+    while True:
+        try:
+            spec = _geometry(rng)
+        except ValueError:  # a window larger than its image
+            continue
+        tasks = [Task(f"drawn-{number}", spec, dtype, role) for role in ROLES]
+        if spec.is_empty or max(math.prod(spec.x_shape), math.prod(spec.output_shape)) > 3e7:
+            continue
+        if all(SHORTEST_S < _select.candidates(task.call)[0].seconds < LONGEST_S for task in tasks):
+            return iter(tasks)
+
+
+def tasks(draws: int) -> list[Task]:
+    """The named layers in float32, then those drawn and the other dtypes of the named ones, mixed."""
+    layers = [(w.name, w.spec) for w in WORKLOADS]
+    layers += [(name, jconv.ConvSpec(x, kernel, **options)) for name, x, kernel, options in HARD]
+    named = {dtype: [Task(name, spec, dtype, role) for name, spec in layers for role in ROLES] for dtype in DTYPES}
+    others = [[task] for dtype in DTYPES[1:] for task in named[dtype]] + [list(drawn(i)) for i in range(draws)]
+    random.Random(0).shuffle(others)
+    return [*named[DTYPES[0]], *(task for group in others for task in group)]
+
+
+# Measuring -----------------------------------------------------------------------------------------------
+def _lax(task: Task, operands: list[jax.Array]) -> Any:
+    """The role as JAX derives it from lax's convolution."""
+    spec, dtype = task.call.spec, task.call.dtype
+    x, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (spec.x_shape, spec.kernel_shape))
+    executable = jax.jit(role_of(lax_conv(spec), task.role, x, kernel)).lower(*operands).compile()
+    return lambda: executable(*operands)
+
+
+def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
+    """The line of one call."""
+    call = task.call
+    ranked = _select.candidates(call)
+    near = [plan.name for plan in ranked if plan.seconds <= reach * ranked[0].seconds]
+    own = _select.candidates(call._replace(portable=True))
+    near += [plan.name for plan in own if plan.seconds <= math.sqrt(reach) * own[0].seconds]
+    taken = [_select.select(asked).name for asked in (call, call._replace(portable=True))]
+    names = list(dict.fromkeys([*near, "xla", *taken]))
+    runs, failed, slow = {}, {}, {}
+    with keeps_64_bits(call.dtype, call.out_dtype):
+        operands = [jax.device_put(array) for array in _tune._operands(call)]
+        best = math.inf
+        for name in (*names, "lax"):
+            try:
+                run = _lax(task, operands) if name == "lax" else _tune.compiled(name, call, operands)
+                start = time.perf_counter()
+                jax.block_until_ready(run())
+                first = time.perf_counter() - start
+                if first > max(SLOW_S, SLOW * best):  # far behind, and long enough for one call to tell
+                    slow[name] = first
+                else:
+                    runs[name], best = run, min(best, first)
+            except (jax.errors.JaxRuntimeError, NotImplementedError, MemoryError) as error:
+                failed[name] = str(error).splitlines()[0][:200]
+        seconds = _tune.interleaved(runs, rounds, queue=call.platform != "cpu") | slow
+    spec = call.spec
+    geometry = (spec.x_shape, spec.kernel_shape, spec.strides, spec.padding, spec.kernel_dilation, spec.input_dilation)
+    return {
+        "layer": task.layer,
+        **dict(zip(GEOMETRY, (*geometry, spec.feature_group_count), strict=True)),
+        "dtype": task.dtype,
+        "role": task.role,
+        "bytes": _select.operand_bytes(call),
+        "flops": 2 * spec.macs * math.prod(spec.batch_shape) // math.prod(spec.input_dilation),
+        "ms": {name: float(f"{seconds[name] * 1e3:.4g}") for name in seconds},
+        **({"failed": failed} if failed else {}),
+    }
+
+
+# Files ---------------------------------------------------------------------------------------------------
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a survey, compressed or not; what was cut off while it was written is left out."""
+    content = path.read_bytes()
+    text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def _cut(path: pathlib.Path) -> None:
+    """Removes a last line that was not written to its end."""
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole != len(content):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks survey", description=__doc__)
+    parser.add_argument("--out", type=pathlib.Path, help="the file; default runs/survey/PLATFORM.jsonl")
+    parser.add_argument("--draws", type=int, default=250, help="how many geometries are drawn")
+    parser.add_argument(
+        "--reach", type=float, default=4.0, help="plans forecast beyond so many times the best are left out"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="samples of each plan")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the same command goes on")
+    args = parser.parse_args(argv)
+    path = args.out or pathlib.Path("runs/survey", f"{jax.default_backend()}.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known: set[tuple[str, str, str]] = set()
+    if path.exists():
+        _cut(path)
+        known = {(r["layer"], r["dtype"], r["role"]) for r in read(path) if "layer" in r}
+    start, todo = time.monotonic(), [(i, t) for i, t in enumerate(tasks(args.draws)) if t.key not in known]
+    with open(path, "a") as file:
+        if not path.stat().st_size:
+            file.write(json.dumps(machine.environment() | {"algorithms": list(jconv.algorithms())}) + "\n")
+        for i, task in (progress := tqdm(todo, unit="call")):
+            if time.monotonic() - start > 60 * args.minutes:
+                break
+            progress.set_description(" ".join(task.key))
+            file.write(json.dumps(measure(task, math.inf if i % 40 == 39 else args.reach, args.rounds)) + "\n")
+            file.flush()
+            if i % 50 == 49:
+                jax.clear_caches()
+    print(f"written: {path}")
+    return 0
