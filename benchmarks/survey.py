@@ -18,38 +18,36 @@ import math
 import pathlib
 import random
 import time
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax import numpy as jnp
 from tqdm import tqdm
 
 import jconv
 from benchmarks import machine
 from benchmarks.harness import ROLES
 from benchmarks.peers.on_jax import lax_conv, role_of
-from benchmarks.workloads import WORKLOADS
-from jconv import _primitive, _select, _tune
+from benchmarks.workloads import WORKLOADS, Workload, flops
+from jconv import _cache, _select, _tune
 from jconv._algorithms.base import Call, Role
-from jconv._dtypes import keeps_64_bits, result_dtype
+from jconv._dtypes import keeps_64_bits
 
 FOLDER = pathlib.Path(__file__).parent / "surveys"
 DTYPES = ("float32", "float64", "bfloat16")
 SHORTEST_S, LONGEST_S = 3e-5, 1.2e-2  # of the best forecast of a geometry that is drawn
 SLOW_S, SLOW = 0.02, 6.0  # seconds, and times the best: what takes longer than both is called once
-GEOMETRY = ("x", "kernel", "strides", "padding", "kernel_dilation", "input_dilation", "groups")
-HARD: tuple[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]], ...] = (
-    ("image-one-channel", (1, 512, 512, 1), (3, 3, 1, 1), {}),
-    ("filter-101-taps", (1, 16000, 1), (101, 1, 1), {}),
-    ("stencil-48", (1, 48, 48, 48, 1), (3, 3, 3, 1, 1), {}),
-    ("regnet-groups-of-16", (8, 28, 28, 128), (3, 3, 16, 128), {"feature_group_count": 8}),
-    ("two-taps-far-apart", (8, 4096, 32), (2, 32, 32), {"kernel_dilation": 256}),
-    ("small-image-many-groups", (4, 7, 7, 512), (3, 3, 8, 512), {"feature_group_count": 64}),
-    ("large-dilation", (2, 48, 48, 64), (3, 3, 64, 64), {"kernel_dilation": 12}),
-    ("plain-wide", (2, 14, 14, 512), (3, 3, 512, 512), {}),
-    ("resnet50-reduce", (4, 14, 14, 1024), (1, 1, 1024, 256), {}),
-    ("resnet50-stride", (4, 56, 56, 256), (1, 1, 256, 512), {"strides": 2, "padding": "VALID"}),
+KNOWN = "where a forecast was seen to err, or a network to be slow"
+HARD = (
+    Workload("image-one-channel", KNOWN, (1, 512, 512, 1), (3, 3, 1, 1), {}),
+    Workload("filter-101-taps", KNOWN, (1, 16000, 1), (101, 1, 1), {}),
+    Workload("stencil-48", KNOWN, (1, 48, 48, 48, 1), (3, 3, 3, 1, 1), {}),
+    Workload("regnet-groups-of-16", KNOWN, (8, 28, 28, 128), (3, 3, 16, 128), {"feature_group_count": 8}),
+    Workload("two-taps-far-apart", KNOWN, (8, 4096, 32), (2, 32, 32), {"kernel_dilation": 256}),
+    Workload("small-image-many-groups", KNOWN, (4, 7, 7, 512), (3, 3, 8, 512), {"feature_group_count": 64}),
+    Workload("large-dilation", KNOWN, (2, 48, 48, 64), (3, 3, 64, 64), {"kernel_dilation": 12}),
+    Workload("plain-wide", KNOWN, (2, 14, 14, 512), (3, 3, 512, 512), {}),
+    Workload("resnet50-reduce", KNOWN, (4, 14, 14, 1024), (1, 1, 1024, 256), {}),
+    Workload("resnet50-stride", KNOWN, (4, 56, 56, 256), (1, 1, 256, 512), {"strides": 2, "padding": "VALID"}),
 )
 
 
@@ -67,9 +65,8 @@ class Task(NamedTuple):
 
     @property
     def call(self) -> Call:
-        dtype = jnp.dtype(self.dtype)
-        spec = _primitive.flatten_batch(self.spec)
-        return Call(spec, self.role, dtype, result_dtype(dtype, None), None, jax.default_backend())
+        platform = _cache.platform_of(_cache.this_device())
+        return _tune.calls_of(self.spec, [self.role], self.dtype, None, platform)[0]
 
 
 # What is measured ----------------------------------------------------------------------------------------
@@ -127,7 +124,7 @@ def _geometry(rng: random.Random) -> jconv.ConvSpec:
     )
 
 
-def drawn(number: int) -> Iterator[Task]:
+def drawn(number: int) -> list[Task]:
     """The three roles of one geometry, whose best forecast is neither too short to tell nor too long to wait for."""
     rng = random.Random(number)
     dtype = rng.choice(("float32", "float32", "float32", "float64", "bfloat16"))
@@ -140,15 +137,14 @@ def drawn(number: int) -> Iterator[Task]:
         if spec.is_empty or max(math.prod(spec.x_shape), math.prod(spec.output_shape)) > 3e7:
             continue
         if all(SHORTEST_S < _select.candidates(task.call)[0].seconds < LONGEST_S for task in tasks):
-            return iter(tasks)
+            return tasks
 
 
 def tasks(draws: int) -> list[Task]:
     """The named layers in float32, then those drawn and the other dtypes of the named ones, mixed."""
-    layers = [(w.name, w.spec) for w in WORKLOADS]
-    layers += [(name, jconv.ConvSpec(x, kernel, **options)) for name, x, kernel, options in HARD]
-    named = {dtype: [Task(name, spec, dtype, role) for name, spec in layers for role in ROLES] for dtype in DTYPES}
-    others = [[task] for dtype in DTYPES[1:] for task in named[dtype]] + [list(drawn(i)) for i in range(draws)]
+    layers = (*WORKLOADS, *HARD)
+    named = {dtype: [Task(w.name, w.spec, dtype, role) for w in layers for role in ROLES] for dtype in DTYPES}
+    others = [[task] for dtype in DTYPES[1:] for task in named[dtype]] + [drawn(i) for i in range(draws)]
     random.Random(0).shuffle(others)
     return [*named[DTYPES[0]], *(task for group in others for task in group)]
 
@@ -165,17 +161,16 @@ def _lax(task: Task, operands: list[jax.Array]) -> Any:
 def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
     """The line of one call."""
     call = task.call
-    ranked = _select.candidates(call)
-    near = [plan.name for plan in ranked if plan.seconds <= reach * ranked[0].seconds]
-    own = _select.candidates(call._replace(portable=True))
-    near += [plan.name for plan in own if plan.seconds <= math.sqrt(reach) * own[0].seconds]
-    taken = [_select.select(asked).name for asked in (call, call._replace(portable=True))]
-    names = list(dict.fromkeys([*near, "xla", *taken]))
+    names = []
+    for asked, far in ((call, reach), (call._replace(portable=True), math.sqrt(reach))):
+        ranked = _select.candidates(asked)
+        names += [plan.name for plan in ranked if plan.seconds <= far * ranked[0].seconds]
+        names.append(_select.select(asked).name)
     runs, failed, slow = {}, {}, {}
     with keeps_64_bits(call.dtype, call.out_dtype):
         operands = [jax.device_put(array) for array in _tune._operands(call)]
         best = math.inf
-        for name in (*names, "lax"):
+        for name in dict.fromkeys((*names, "xla", "lax")):
             try:
                 run = _lax(task, operands) if name == "lax" else _tune.compiled(name, call, operands)
                 start = time.perf_counter()
@@ -189,14 +184,19 @@ def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
                 failed[name] = str(error).splitlines()[0][:200]
         seconds = _tune.interleaved(runs, rounds, queue=call.platform != "cpu") | slow
     spec = call.spec
-    geometry = (spec.x_shape, spec.kernel_shape, spec.strides, spec.padding, spec.kernel_dilation, spec.input_dilation)
     return {
         "layer": task.layer,
-        **dict(zip(GEOMETRY, (*geometry, spec.feature_group_count), strict=True)),
+        "x": spec.x_shape,
+        "kernel": spec.kernel_shape,
+        "strides": spec.strides,
+        "padding": spec.padding,
+        "kernel_dilation": spec.kernel_dilation,
+        "input_dilation": spec.input_dilation,
+        "groups": spec.feature_group_count,
         "dtype": task.dtype,
         "role": task.role,
         "bytes": _select.operand_bytes(call),
-        "flops": 2 * spec.macs * math.prod(spec.batch_shape) // math.prod(spec.input_dilation),
+        "flops": flops(spec),
         "ms": {name: float(f"{seconds[name] * 1e3:.4g}") for name in seconds},
         **({"failed": failed} if failed else {}),
     }
