@@ -2,13 +2,15 @@
 
 Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, a bias and
 relu after a layer, gradients of each example, what a call costs, and the limits of the machine. Writes JSON lines,
-Markdown and a picture. `python -m benchmarks survey` measures every plan of many geometries.
+Markdown and a picture. `python -m benchmarks survey` measures every plan, and `python -m benchmarks fit` turns that
+into the prices of the forecasts.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -167,8 +169,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["survey"]:
-        sys.exit(survey.main(sys.argv[2:]))
+    if sys.argv[1:2] in (["survey"], ["fit"]):
+        command = importlib.import_module(f"benchmarks.{sys.argv[1]}")
+        sys.exit(command.main(sys.argv[2:]))
     args = arguments()
     if args.readme:
         rewrite_readme()

@@ -1,4 +1,4 @@
-"""`python -m benchmarks survey`: the time of every plan, for forecasts to be held to.
+"""`python -m benchmarks survey`: the time of every plan, for the forecasts to be fitted to.
 
 The named layers of `benchmarks.workloads`, a few that are known to be hard, and geometries drawn at random: ranks 1 to
 3, dense, with few channels, in groups and depthwise, strides, dilations, transposed ones, three dtypes and roles. One
@@ -18,6 +18,7 @@ import math
 import pathlib
 import random
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,13 +29,17 @@ from benchmarks import machine
 from benchmarks.harness import ROLES
 from benchmarks.peers.on_jax import lax_conv, role_of
 from benchmarks.workloads import WORKLOADS, Workload, flops
-from jconv import _cache, _select, _tune
-from jconv._algorithms.base import Call, Role
-from jconv._dtypes import keeps_64_bits
+from jconv import _cache, _calibrate, _select, _tune
+from jconv._algorithms.base import Call, Role, reduced_call
+from jconv._dtypes import keeps_64_bits, result_dtype
+from jconv._forecast import work
+from jconv._forecast.work import Work
+from jconv._plan import named_plan
 
 FOLDER = pathlib.Path(__file__).parent / "surveys"
 DTYPES = ("float32", "float64", "bfloat16")
-SHORTEST_S, LONGEST_S = 3e-5, 1.2e-2  # of the best forecast of a geometry that is drawn
+FLOPS, BYTES = 5e10, 5e9  # a second, of a small machine
+SHORTEST_S, LONGEST_S = 3e-5, 1.5e-2  # of a geometry that is drawn, at such a pace
 SLOW_S, SLOW = 0.02, 6.0  # seconds, and times the best: what takes longer than both is called once
 KNOWN = "where a forecast was seen to err, or a network to be slow"
 HARD = (
@@ -125,7 +130,7 @@ def _geometry(rng: random.Random) -> jconv.ConvSpec:
 
 
 def drawn(number: int) -> list[Task]:
-    """The three roles of one geometry, whose best forecast is neither too short to tell nor too long to wait for."""
+    """The three roles of one geometry that is neither too small to tell nor too large to wait for."""
     rng = random.Random(number)
     dtype = rng.choice(("float32", "float32", "float32", "float64", "bfloat16"))
     while True:
@@ -133,11 +138,10 @@ def drawn(number: int) -> list[Task]:
             spec = _geometry(rng)
         except ValueError:  # a window larger than its image
             continue
-        tasks = [Task(f"drawn-{number}", spec, dtype, role) for role in ROLES]
-        if spec.is_empty or max(math.prod(spec.x_shape), math.prod(spec.output_shape)) > 3e7:
-            continue
-        if all(SHORTEST_S < _select.candidates(task.call)[0].seconds < LONGEST_S for task in tasks):
-            return tasks
+        elements = math.prod(spec.x_shape) + math.prod(spec.kernel_shape) + math.prod(spec.output_shape)
+        seconds = flops(spec) / FLOPS + 4 * elements / BYTES
+        if not spec.is_empty and elements < 3e7 and SHORTEST_S < seconds < LONGEST_S:
+            return [Task(f"drawn-{number}", spec, dtype, role) for role in ROLES]
 
 
 def tasks(draws: int) -> list[Task]:
@@ -158,13 +162,34 @@ def _lax(task: Task, operands: list[jax.Array]) -> Any:
     return lambda: executable(*operands)
 
 
+def compiled_work(call: Call, names: Iterable[str]) -> dict[str, Any]:
+    """What plug-ins say that they do behind each plan, so that a fit needs neither them nor this machine."""
+    found = {}
+    for name in names:
+        plan = None if name == "lax" else named_plan(name)
+        if plan is None or plan.algorithm.portable:
+            continue
+        inner = call
+        for reduction in plan.reductions:
+            inner = reduced_call(reduction.reduce(inner), inner)
+        work = plan.algorithm.work(inner)
+        found[name] = [work.workspace, *([type(step).__name__, *step] for step in work.steps)]
+    return {"plugged": found} if found else {}
+
+
+def work_of(entry: list[Any]) -> Work:
+    """What `compiled_work` wrote."""
+    workspace, *steps = entry
+    return Work(tuple(getattr(work, kind)(*fields) for kind, *fields in steps), workspace)
+
+
 def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
     """The line of one call."""
     call = task.call
     names = []
-    for asked, far in ((call, reach), (call._replace(portable=True), math.sqrt(reach))):
+    for asked in (call, call._replace(portable=True)):
         ranked = _select.candidates(asked)
-        names += [plan.name for plan in ranked if plan.seconds <= far * ranked[0].seconds]
+        names += [plan.name for plan in ranked if plan.seconds <= reach * ranked[0].seconds]
         names.append(_select.select(asked).name)
     runs, failed, slow = {}, {}, {}
     with keeps_64_bits(call.dtype, call.out_dtype):
@@ -183,9 +208,14 @@ def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
             except (jax.errors.JaxRuntimeError, NotImplementedError, MemoryError) as error:
                 failed[name] = str(error).splitlines()[0][:200]
         seconds = _tune.interleaved(runs, rounds, queue=call.platform != "cpu") | slow
+    return record(task.layer, call, seconds) | ({"failed": failed} if failed else {})
+
+
+def record(layer: str, call: Call, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The line of a call whose plans took so many seconds."""
     spec = call.spec
     return {
-        "layer": task.layer,
+        "layer": layer,
         "x": spec.x_shape,
         "kernel": spec.kernel_shape,
         "strides": spec.strides,
@@ -193,13 +223,34 @@ def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
         "kernel_dilation": spec.kernel_dilation,
         "input_dilation": spec.input_dilation,
         "groups": spec.feature_group_count,
-        "dtype": task.dtype,
-        "role": task.role,
+        "dtype": call.dtype.name,
+        "role": call.role,
         "bytes": _select.operand_bytes(call),
         "flops": flops(spec),
         "ms": {name: float(f"{seconds[name] * 1e3:.4g}") for name in seconds},
-        **({"failed": failed} if failed else {}),
+        **compiled_work(call, seconds),
     }
+
+
+def tuned(path: pathlib.Path, platform: str) -> list[dict[str, Any]]:
+    """What `jconv.tune` measured on devices of a platform and kept in a file, as lines of a survey.
+
+    One that asks for a precision or a dtype of its result is left out: its plans do other work.
+    """
+    found = []
+    for environment, choices in _cache.parse(path.read_bytes())[0].items():
+        if environment.partition(":")[0] == platform:
+            for text, choice in choices.items():
+                call = _cache.call_of(text, platform)
+                if call.precision is None and call.out_dtype == result_dtype(call.dtype, None):
+                    found.append(record(f"tuned-{len(found)}", call, choice["measured"]))
+    return found
+
+
+def _environment() -> dict[str, Any]:
+    """The machine, with the rates that `jconv calibrate` compares others with."""
+    rates = _calibrate.rates(jax.default_backend())
+    return machine.environment() | {"algorithms": list(jconv.algorithms()), "rates": rates}
 
 
 # Files ---------------------------------------------------------------------------------------------------
@@ -238,7 +289,7 @@ def main(argv: list[str]) -> int:
     start, todo = time.monotonic(), [(i, t) for i, t in enumerate(tasks(args.draws)) if t.key not in known]
     with open(path, "a") as file:
         if not path.stat().st_size:
-            file.write(json.dumps(machine.environment() | {"algorithms": list(jconv.algorithms())}) + "\n")
+            file.write(json.dumps(_environment()) + "\n")
         for i, task in (progress := tqdm(todo, unit="call")):
             if time.monotonic() - start > 60 * args.minutes:
                 break

@@ -1,4 +1,4 @@
-"""The command line: ``python -m jconv explain``, ``bench``, ``tune`` and ``algorithms``."""
+"""The command line: ``python -m jconv explain``, ``bench``, ``tune``, ``calibrate`` and ``algorithms``."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import _cache, _tune, plugins
+from . import _cache, _calibrate, _tune, plugins
 from ._algorithms import REDUCTIONS
 from ._algorithms.base import ROLES, Algorithm, Call, Reduction
+from ._forecast import model
 from ._primitive import PLATFORMS
-from ._select import candidates, plans, resolve
+from ._select import Choice, candidates, forecaster, plans, resolve
 from ._spec import ConvSpec
 from ._version import __version__
 
@@ -24,6 +25,7 @@ DESCRIPTION = {
     "explain": "Shows the plans for a layer, cheapest forecast first, and which one runs and why.",
     "bench": "Measures the plans for a layer on this device. Nothing is kept.",
     "tune": 'Measures them and keeps the fastest, for algorithm="tuned" to take.',
+    "calibrate": "Measures how fast this machine is at each kind of work, in under a minute, for the forecasts.",
     "algorithms": "Lists the algorithms, and the reductions that lead to them.",
 }
 EXAMPLE = """\
@@ -85,7 +87,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     found = {}
     for command, description in DESCRIPTION.items():
-        epilog = EXAMPLE.format(command=command) if command != "algorithms" else None
+        epilog = EXAMPLE.format(command=command) if command not in ("algorithms", "calibrate") else None
         found[command] = commands.add_parser(
             command,
             help=description,
@@ -116,7 +118,8 @@ def _parser() -> _Parser:
         add = found[command].add_argument
         add("--limit", type=_count, default=8, metavar="N", help="plans to measure, by forecast (8)")
         add("--rounds", type=_count, default=7, metavar="N", help="samples of each plan (7)")
-    found["tune"].add_argument("--cache", metavar="FILE", help="where to keep the choices ($JCONV_CACHE, or a default)")
+    for command in ("tune", "calibrate"):
+        found[command].add_argument("--cache", metavar="FILE", help="where to keep it ($JCONV_CACHE, or a default)")
     return parser
 
 
@@ -175,6 +178,10 @@ def _megabytes(count: float) -> str:
     return f"{count / 1e6:.1f}"
 
 
+def _said(choice: Choice) -> dict[str, str]:
+    return {"name": choice.name, "reason": choice.reason}
+
+
 # Commands ------------------------------------------------------------------------------------------------
 def explain(options: argparse.Namespace, calls: Sequence[Call]) -> None:
     """The plans of each role by forecast, and the choice."""
@@ -186,18 +193,17 @@ def explain(options: argparse.Namespace, calls: Sequence[Call]) -> None:
         ranked = may + sorted((p for p in plans(call) if p.name not in able), key=lambda plan: plan.seconds)
         shown = ranked[: options.top] + [p for p in ranked[options.top :] if p.name == auto.name]
         rows = [
-            {"name": p.name, "seconds": p.seconds, "workspace": int(p.work.workspace), "exact": p.exact,
-             "local": p.local, "eligible": p.name in able}
+            {"name": p.name, "seconds": p.seconds, "workspace": int(p.workspace), "exact": p.plan.exact,
+             "local": p.plan.local, "eligible": p.name in able}
             for p in shown
         ]  # fmt: skip
-        roles.append({"role": call.role, "auto": auto._asdict(), "tuned": tuned._asdict(), "plans": rows,
+        roles.append({"role": call.role, "auto": _said(auto), "tuned": _said(tuned), "plans": rows,
                       "not_shown": len(ranked) - len(rows)})  # fmt: skip
     platform = calls[0].platform
     if options.json:
         return _print_json({"layer": _layer(calls[0]), "platform": platform, "roles": roles})
     _print(_title(calls[0], f"on {platform}"))
-    if platform != "cpu":
-        print("Forecasts are those of a CPU.")
+    print(f"Prices of {forecaster(platform).name}.")
     for role in roles:
         print(f"\n{role['role']}")
         rows = [
@@ -224,7 +230,7 @@ def bench(options: argparse.Namespace, calls: Sequence[Call]) -> None:
         ranked = sorted(measured.seconds.items(), key=lambda item: item[1])
         rows = [
             {"name": name, "seconds": seconds, "forecast": priced[name].seconds,
-             "workspace": int(priced[name].work.workspace), "exact": priced[name].exact}
+             "workspace": int(priced[name].workspace), "exact": priced[name].plan.exact}
             for name, seconds in ranked
         ]  # fmt: skip
         roles.append({"role": call.role, "auto": resolve("auto", call).name, "plans": rows,
@@ -284,6 +290,33 @@ def tune(options: argparse.Namespace, calls: Sequence[Call]) -> int:
     return int(not kept)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """The rates of this machine, beside those that the prices were fitted with; 1 where they could not be kept."""
+    rates, kept = _calibrate.calibrate(options.cache)
+    device = _cache.device_kind(_cache.this_device())
+    fitted = model(_cache.platform_of(_cache.this_device()))
+    if options.json:
+        _print_json({"device": device, "cache": kept or None, "rates": rates, "fitted": fitted and fitted.rates})
+    else:
+        _print(
+            f"Seconds of one unit on {device}; in brackets, times those of {fitted.name if fitted else 'no survey'}."
+        )
+        units = list(next(iter(rates.values())))
+        rows = []
+        for dtype, own in rates.items():
+            there = fitted.rates.get(dtype, {}) if fitted else {}
+            rows.append(
+                (dtype, *(f"{own[u]:.3g} ({own[u] / there[u]:.2f})" if u in there else f"{own[u]:.3g}" for u in units))
+            )
+        print("\n" + _tune.table(("dtype", *units), rows, left=1))
+        if kept:
+            print(f"\nKept in {kept}")
+    if not kept:
+        file = options.cache or _cache.default_path()
+        print(f"python -m jconv calibrate: nothing was kept, because {file} cannot be written", file=sys.stderr)
+    return int(not kept)
+
+
 def algorithms(options: argparse.Namespace) -> None:
     """Every algorithm and reduction."""
     rows = []
@@ -337,6 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "algorithms":
         algorithms(options)
         return 0
+    if options.command == "calibrate":
+        return calibrate(options)
     try:
         calls = _calls(options)
     except (ValueError, TypeError) as error:

@@ -1,8 +1,8 @@
-"""Measured choices, kept in a file from one process to the next.
+"""Measured choices and rates, kept in a file from one process to the next.
 
-The file is JSON: ``{"format": FORMAT, "choices": {environment: {call: choice}}}``. Both keys are text that can be read:
-the device with the versions of jax, jaxlib and jconv, and the call with all that is static about it. So what was
-measured on another machine, or with another version, is not found.
+The file is JSON: ``{"format": FORMAT, "choices": {environment: {call: choice}}, "rates": {environment: {dtype: {name:
+seconds}}}}``. The keys are text that can be read: the device with the versions of jax, jaxlib and jconv, and the call
+with all that is static about it. So what was measured on another machine, or with another version, is not found.
 
 A write takes the lock, reads what the file holds by now, adds to it and puts a new file in its place, which readers see
 whole or not at all. The lock is one of the operating system's, which ends with the process that holds it.
@@ -25,10 +25,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+from jax import numpy as jnp
 from jax.lib import __version__ as jaxlib_version  # type: ignore
 
-from ._algorithms.base import Call
+from ._algorithms.base import ROLES, Call
 from ._files import write_atomically
+from ._spec import ConvSpec
 from ._version import __version__
 
 if sys.platform == "win32":
@@ -50,8 +52,19 @@ class Choice(NamedTuple):
 
 
 _guard = threading.RLock()
+Rates = dict[str, dict[str, float]]  # seconds of a unit of work, for each dtype and kind of it
+
+
+class Kept(NamedTuple):
+    """What a file holds for one environment."""
+
+    choices: dict[str, Choice]
+    rates: Rates
+
+
 _here: dict[tuple[str, str], Choice] = {}  # tuned by this process
-_read: dict[pathlib.Path, tuple[Any, dict[str, Choice]]] = {}  # what a file held, and its state then
+_rates_here: dict[str, Rates] = {}  # and measured
+_read: dict[pathlib.Path, tuple[Any, Kept]] = {}  # what a file held, and its state then
 
 
 # Keys ----------------------------------------------------------------------------------------------------
@@ -108,6 +121,24 @@ def call_text(call: Call) -> str:
     return f"{call.role} {dtypes} precision={precision_text(call.precision)} {geometry}"
 
 
+def call_of(text: str, platform: str) -> Call:
+    """The call that `call_text` wrote; ValueError where it is none."""
+    try:
+        role, dtypes, precision, *geometry = text.split(" ")
+        entries = [jax.lax.Precision(entry) for entry in precision.removeprefix("precision=").split(",")]
+        dtype, out_dtype = (jnp.dtype(name) for name in dtypes.split("->"))
+        fields = {name: json.loads(value) for name, value in (field.split("=") for field in geometry)}
+        fields["padding"] = [tuple(pair) for pair in fields["padding"]]
+        one = None if entries == [jax.lax.Precision.DEFAULT] else entries[0]
+        found = tuple(entries) if len(entries) > 1 else one
+        call = Call(ConvSpec(**fields), role, dtype, out_dtype, found, platform)  # type: ignore[arg-type]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{text!r} describes no call: {error}") from None
+    if role not in ROLES or call_text(call) != text:
+        raise ValueError(f"{text!r} describes no call")
+    return call
+
+
 def is_symbolic(call: Call) -> bool:
     """Whether the batch has no size yet."""
     return not all(isinstance(n, int) for n in call.spec.x_shape)
@@ -122,18 +153,24 @@ def default_path() -> pathlib.Path:
 
 
 # Reading -------------------------------------------------------------------------------------------------
-def _parse(content: bytes) -> dict[str, dict[str, Any]]:
-    """The choices in a file, not yet looked into; ValueError where it is no such file."""
+Sections = dict[str, dict[str, Any]]
+
+
+def parse(content: bytes) -> tuple[Sections, Sections]:
+    """The choices and the rates in a file, not yet looked into; ValueError where it is no such file."""
     try:
         document = json.loads(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT!r}")
-    choices = document.get("choices")
-    if not isinstance(choices, dict) or not all(isinstance(section, dict) for section in choices.values()):
-        raise ValueError("its choices are no objects of objects")
-    return choices
+    found = []
+    for name in ("choices", "rates"):
+        sections = document.get(name, {} if name == "rates" else None)
+        if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+            raise ValueError(f"its {name} are no objects of objects")
+        found.append(sections)
+    return found[0], found[1]
 
 
 def _is_seconds(value: Any) -> bool:
@@ -152,6 +189,14 @@ def _choice(entry: Any) -> Choice | None:
     return choice if all(map(_is_seconds, measured.values())) else None
 
 
+def _rates(section: Any) -> Rates | None:
+    """The rates of one environment, or None where they are none."""
+    entries = section.values() if isinstance(section, dict) else [None]
+    if not all(isinstance(e, dict) and all(_is_seconds(v) and v > 0 for v in e.values()) for e in entries):
+        return None
+    return section
+
+
 def _state(path: pathlib.Path) -> Any:
     """What changes when the file does; None where there is no file."""
     try:
@@ -163,19 +208,22 @@ def _state(path: pathlib.Path) -> Any:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _load(path: pathlib.Path, section: str) -> dict[str, Choice]:
-    """The choices of one environment; read again only when the file has changed, and complained of once."""
+def _load(path: pathlib.Path, section: str) -> Kept:
+    """What a file holds for one environment; read again only when the file has changed, and complained of once."""
     with _guard:
         state, complaint = _state(path), ""
         if path in _read and _read[path][0] == (section, state):
             return _read[path][1]
-        found: dict[str, Choice] = {}
+        found = Kept({}, {})
         if state is not None:
             try:
-                entries = _parse(path.read_bytes()).get(section, {})
-                found = {call: choice for call, entry in entries.items() if (choice := _choice(entry))}
-                if strange := [call for call in entries if call not in found]:
-                    complaint = f"{len(strange)} of its {len(entries)} choices are not understood, {strange[0]!r} first"
+                choices, rates = (sections.get(section, {}) for sections in parse(path.read_bytes()))
+                good = {call: choice for call, entry in choices.items() if (choice := _choice(entry))}
+                found = Kept(good, _rates(rates) or {})
+                if strange := [call for call in choices if call not in good]:
+                    complaint = f"{len(strange)} of its {len(choices)} choices are not understood, {strange[0]!r} first"
+                elif _rates(rates) is None:
+                    complaint = "its rates are not understood"
             except (OSError, ValueError) as error:
                 complaint = f"it is not understood: {error}"
         _read[path] = (section, state), found
@@ -192,7 +240,18 @@ def lookup(call: Call) -> Choice | None:
     section, key = environment(device), call_text(call)
     with _guard:
         own = _here.get((section, key))
-    return own or _load(default_path(), section).get(key)
+    return own or _load(default_path(), section).choices.get(key)
+
+
+def rates_of(platform: str | None) -> Rates | None:
+    """What `calibrate` measured on this machine's first device, where that is of the platform; else None."""
+    device = this_device()
+    if platform != platform_of(device):
+        return None
+    section = environment(device)
+    with _guard:
+        own = _rates_here.get(section)
+    return own or _load(default_path(), section).rates or None
 
 
 # Writing -------------------------------------------------------------------------------------------------
@@ -233,8 +292,10 @@ def _put_aside(path: pathlib.Path) -> pathlib.Path:
     return aside
 
 
-def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None = None) -> str:
-    """Keeps choices measured on this machine's first device: for this process, and in the file for later ones.
+def remember(
+    found: Mapping[Call, Choice], path: str | os.PathLike[str] | None = None, rates: Rates | None = None
+) -> str:
+    """Keeps choices and rates measured on this machine's first device: for this process, and in the file for others.
 
     A file that is not understood is put aside first. Gives the file; where it cannot be written nothing, and a warning
     says so.
@@ -243,24 +304,29 @@ def remember(found: Mapping[Call, Choice], path: str | os.PathLike[str] | None =
     entries = {call_text(call): choice for call, choice in found.items()}
     with _guard:
         _here.update({(section, key): choice for key, choice in entries.items()})
+        if rates:
+            _rates_here[section] = rates
     path = pathlib.Path(os.path.realpath(path or default_path()))
     complaint, kept = "", str(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
-            choices: dict[str, dict[str, Any]] = {}
+            choices, measured = {}, {}
             if path.exists():
                 try:
-                    choices = _parse(path.read_bytes())
+                    choices, measured = parse(path.read_bytes())
                 except ValueError as error:
                     complaint = f"was not understood ({error}) and is now {_put_aside(path)}"
-            own = choices.setdefault(section, {})
-            own.update({key: choice._asdict() for key, choice in entries.items()})
-            content = {"format": FORMAT, "choices": choices}
+            if entries:
+                own = choices.setdefault(section, {})
+                own.update({key: choice._asdict() for key, choice in entries.items()})
+            if rates:
+                measured[section] = rates
+            content = {"format": FORMAT, "choices": choices} | ({"rates": measured} if measured else {})
             text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
             write_atomically(path, f"{text}\n".encode())
     except OSError as error:
-        complaint, kept = f"cannot be written ({error}), so the tuned choices hold in this process only", ""
+        complaint, kept = f"cannot be written ({error}), so the choices and rates hold in this process only", ""
     if complaint:
         warnings.warn(f"{path}: {complaint}.", stacklevel=2)
     return kept
@@ -270,4 +336,5 @@ def forget() -> None:
     """Drops what this process holds in memory; files stay."""
     with _guard:
         _here.clear()
+        _rates_here.clear()
         _read.clear()

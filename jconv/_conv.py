@@ -15,7 +15,8 @@ from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
 from ._dtypes import as_array, broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
 from ._names import named
-from ._select import Selection, canonical, finish_result, resolve
+from ._plan import Request, finish_result, parsed
+from ._select import Selection, resolve
 from ._spec import (
     AxisPadding,
     ConvSpec,
@@ -51,23 +52,13 @@ def explicit_axes(mesh: Any) -> tuple[str, ...]:
 
 def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype, bias=None, activation=None):
     """Binds one role; any number of batch axes in `spec`, one in the primitive. A forward pass may be finished."""
-    algorithms, flat = canonical(algorithm), _primitive.flatten_batch(spec)
+    flat, plans = _primitive.flatten_batch(spec), parsed(algorithm)
     operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
-    precision = canonical_precision(precision)
+    request = Request(flat, role, plans, jnp.dtype(out_dtype), canonical_precision(precision), activation)
 
     def run(a, b, bias=None):
         a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
-        out = _primitive.bind(
-            a,
-            b,
-            bias,
-            spec=flat,
-            role=role,
-            algorithms=algorithms,
-            precision=precision,
-            out_dtype=out_dtype,
-            activation=activation,
-        )
+        out = _primitive.bind(a, b, bias, request=request)
         return out.reshape(_primitive.shape_of(result, spec))
 
     for mesh in (jax.typeof(v).sharding.mesh for v in (a, b)):
@@ -709,7 +700,8 @@ def select_algorithm(
     call = Call(
         _primitive.flatten_batch(spec), role, dtype, result_dtype(dtype, None), canonical_precision(precision), platform
     )
-    return resolve(canonical(algorithm).role(role), call)
+    plan, reason = resolve(parsed(algorithm).role(role), call)
+    return Selection(plan.name, reason)
 
 
 def algorithms() -> tuple[str, ...]:

@@ -40,10 +40,11 @@ from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Algorithms, Call, Finish, Role, promoted, zeros
+from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Call, Finish, Role, promoted, zeros
+from ._cache import platform_of, this_device
 from ._dtypes import broadcast_bias, keeps_64_bits
-from ._select import check, choice, finish_result, refusal, resolve, table
-from ._select import run as run_plan
+from ._plan import Plan, Request, finish_result
+from ._select import measure_missing, resolve, table
 from ._spec import ConvSpec
 
 ROLE_OF: dict[str, Role] = {result: role for role, result in RESULT.items()}
@@ -52,7 +53,7 @@ SHARED = {frozenset("xy"): "b", frozenset("xk"): "i", frozenset("ky"): "c"}  # t
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 conv_p = Primitive("jconv")
-finished_p = Primitive("jconv_finished")  # of (x, k) or (x, k, bias), with a parameter more: the activation
+finished_p = Primitive("jconv_finished")  # of (x, k) or (x, k, bias), and with the request's activation
 
 
 def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
@@ -60,31 +61,18 @@ def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
     return {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}[argument]
 
 
-def bind(
-    a,
-    b,
-    bias=None,
-    *,
-    spec: ConvSpec,
-    role: Role,
-    algorithms: Algorithms,
-    precision: Any,
-    out_dtype: Any,
-    activation: str | None = None,
-) -> jax.Array:
-    """Binds the primitive: operands in one dtype, varying over the same manual axes, an algorithm that covers it."""
+def bind(a, b, bias=None, *, request: Request) -> jax.Array:
+    """Binds the primitive: operands in one dtype, varying over the same manual axes, a plan that covers it."""
     if a.dtype != b.dtype:
         dtype = promoted(a.dtype, b.dtype)
         a, b = a.astype(dtype), b.astype(dtype)
     operands = [a, b] if bias is None else [a, b, bias]
     varying = frozenset().union(*(jax.typeof(v).mat.varying for v in operands))
     operands = [_varying(v, varying) for v in operands]
-    check(algorithms.role(role), Call(spec, role, a.dtype, jnp.dtype(out_dtype), precision))
-    params = {"spec": spec, "role": role, "algorithms": algorithms, "precision": precision}
-    params["out_dtype"] = jnp.dtype(out_dtype)
-    if bias is None and activation is None:
-        return conv_p.bind(*operands, **params)
-    return finished_p.bind(*operands, **params, activation=activation)
+    if isinstance(request.plan, Plan):
+        request.plan.check(request.call(a.dtype))
+    primitive = conv_p if bias is None and request.activation is None else finished_p
+    return primitive.bind(*operands, request=request)
 
 
 def _varying(v, axes):
@@ -100,7 +88,8 @@ def _varying(v, axes):
 # Shapes and execution ------------------------------------------------------------------------------------
 @finished_p.def_abstract_eval
 @conv_p.def_abstract_eval
-def _abstract_eval(a, b, *bias, spec, role, out_dtype, **_):
+def _abstract_eval(a, b, *bias, request: Request):
+    spec, role = request.spec, request.role
     expected = tuple(shape_of(argument, spec) for argument in OPERANDS[role])
     if (a.shape, b.shape) != expected:
         raise TypeError(f"jconv {role}: operands of shapes {a.shape} and {b.shape} for {spec}")
@@ -109,72 +98,66 @@ def _abstract_eval(a, b, *bias, spec, role, out_dtype, **_):
         raise TypeError(f"jconv {role}: operands vary over {axes}; bind through conv")
     shape = shape_of(RESULT[role], spec)
     sharding = a.sharding.update(spec=jax.sharding.PartitionSpec(*(None,) * len(shape)))
-    return a.update(shape=shape, dtype=out_dtype, weak_type=False, sharding=sharding)
+    return a.update(shape=shape, dtype=request.out_dtype, weak_type=False, sharding=sharding)
 
 
 @finished_p.def_impl
 @conv_p.def_impl
-def _impl(a, b, *bias, **params):
+def _impl(a, b, *bias, request: Request):
     """Compiles and runs the call, anew where another plan is chosen by now."""
-    name = params["algorithms"].role(params["role"])
-    call = Call(params["spec"], params["role"], np.dtype(a.dtype), params["out_dtype"], params["precision"])
+    call = request.call(a.dtype)
+    if request.plan == "tuned":
+        measure_missing(call._replace(platform=platform_of(this_device())))
     # What is tuned may change at any time, all else with the table alone.
-    able = _choices.__wrapped__(name, call, ()) if name == "tuned" else _choices(name, call, table())
-    return _compiled(a, b, *bias, able=able, **params)
+    able = _choices(request.plan, call) if request.plan == "tuned" else _remembered(request.plan, call, table())
+    return _compiled(a, b, *bias, able=able, request=request)
+
+
+def _choices(asked: Plan | str, call: Call) -> tuple[tuple[str, Plan], ...]:
+    """The platforms on which the call is covered, and the plan that is taken there.
+
+    Every branch is traced, so only those that the plan covers are there.
+    """
+    calls = {platform: call._replace(platform=platform) for platform in PLATFORMS}
+    covered = lambda there: not isinstance(asked, Plan) or asked.refusal(there) is None
+    return tuple((platform, resolve(asked, there).plan) for platform, there in calls.items() if covered(there))
 
 
 @functools.lru_cache(maxsize=4096)
-def _choices(name: str, call: Call, known: tuple[Any, ...]) -> tuple[tuple[str, Any], ...]:
-    """The platforms on which the call is covered, and what is chosen there, remembered for one table.
-
-    Every branch is traced, so only those that the algorithm covers are there.
-    """
+def _remembered(asked: Plan | str, call: Call, known: tuple[Any, ...]) -> tuple[tuple[str, Plan], ...]:
+    """The same, remembered for one table."""
     del known
-    calls = {platform: call._replace(platform=platform) for platform in PLATFORMS}
-    return tuple((p, choice(name, there)) for p, there in calls.items() if refusal(name, there) is None)
+    return _choices(asked, call)
 
 
 # Not conv_p.bind inside, which would come back here under jax.disable_jit.
-@functools.partial(
-    jax.jit, static_argnames=("able", "spec", "role", "algorithms", "precision", "out_dtype", "activation")
-)
-def _compiled(a, b, *bias, able, **params):
+@functools.partial(jax.jit, static_argnames=("able", "request"))
+def _compiled(a, b, *bias, able, request):
     return jax.lax.platform_dependent(
         a,
         b,
         *bias,
-        default=functools.partial(_run, None, **params),
-        **{platform: functools.partial(_run, platform, **params) for platform, _ in able},
+        default=functools.partial(_run, None, request=request),
+        **{platform: functools.partial(_run, platform, request=request) for platform, _ in able},
     )
 
 
-def _run(
-    platform: str | None,
-    a,
-    b,
-    bias=None,
-    *,
-    spec,
-    role,
-    algorithms,
-    precision,
-    out_dtype,
-    activation=None,
-    portable=False,
-):
-    finish = UNFINISHED if bias is None and activation is None else Finish(bias, activation)
-    call = Call(spec, role, a.dtype, out_dtype, precision, platform, portable)
-    name = resolve(algorithms.role(role), call).name
-    with jax.named_scope(f"jconv.{role}.{name}"), keeps_64_bits(a.dtype, out_dtype):
-        if spec.is_empty:
-            return finish_result(zeros(shape_of(RESULT[role], spec), out_dtype, a, b), finish)
-        return run_plan(name, a, b, call, finish)
+def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=False):
+    finish = UNFINISHED if bias is None and request.activation is None else Finish(bias, request.activation)
+    call = request.call(a.dtype, platform, portable)
+    if request.plan == "tuned":
+        measure_missing(call)
+    plan = resolve(request.plan, call).plan
+    with jax.named_scope(f"jconv.{call.role}.{plan.name}"), keeps_64_bits(call.dtype, call.out_dtype):
+        if call.spec.is_empty:
+            return finish_result(zeros(shape_of(RESULT[call.role], call.spec), call.out_dtype, a, b), finish)
+        return plan.run(a, b, call, finish)
 
 
-def _lower(platform: str | None, ctx, *operands, **params):
+def _lower(platform: str | None, ctx, *operands, request: Request):
     portable = ctx.module_context.lowering_parameters.for_export
     run = functools.partial(_run, platform, portable=portable)
-    return mlir.lower_fun(run, multiple_results=False)(ctx, *operands, **params)
+    return mlir.lower_fun(run, multiple_results=False)(ctx, *operands, request=request)
 
 
 for _platform in (None, *PLATFORMS):  # None: what any other platform gets
@@ -183,48 +166,41 @@ for _platform in (None, *PLATFORMS):  # None: what any other platform gets
 
 
 # Differentiation -----------------------------------------------------------------------------------------
-def _transpose(operand: int, ct, a, b, *, spec, role, algorithms, precision, out_dtype):
+def _transpose(operand: int, ct, a, b, *, request: Request):
     """The transpose with respect to operand 0 or 1: the role that yields this operand, at ct and the other one."""
-    del out_dtype
+    role = request.role
     wanted, other = (a, b) if operand == 0 else (b, a)
     kinds = {OPERANDS[role][1 - operand]: other, RESULT[role]: ct}
     new_role = ROLE_OF[OPERANDS[role][operand]]
     first, second = (kinds[kind] for kind in OPERANDS[new_role])
-    return bind(
-        first,
-        second,
-        spec=spec,
-        role=new_role,
-        algorithms=algorithms,
-        precision=precision,
-        out_dtype=wanted.aval.dtype,
-    )
+    return bind(first, second, request=request._replace(role=new_role, out_dtype=np.dtype(wanted.aval.dtype)))
 
 
 ad.defbilinear(conv_p, functools.partial(_transpose, 0), functools.partial(_transpose, 1))
 
 
-def _finished_jvp(primals, tangents, *, activation, **params):
+def _finished_jvp(primals, tangents, *, request: Request):
     (x, k, *_), (dx, dk, *dbias) = primals, tangents
-    y = bind(*primals, activation=activation, **params)
-    terms = [bind(*pair, **params) for pair in ((dx, k), (x, dk)) if not any(isinstance(v, ad.Zero) for v in pair)]
+    y, plain = bind(*primals, request=request), request._replace(activation=None)
+    pairs = [pair for pair in ((dx, k), (x, dk)) if not any(isinstance(v, ad.Zero) for v in pair)]
+    terms = [bind(*pair, request=plain) for pair in pairs]
     terms += [broadcast_bias(d, y) for d in dbias if not isinstance(d, ad.Zero)]
     dy = functools.reduce(operator.add, terms)
-    return y, dy if activation is None else DERIVATIVES[activation](y, dy)
+    return y, dy if request.activation is None else DERIVATIVES[request.activation](y, dy)
 
 
-def _in_steps(x, k, bias=None, *, activation, **params):
+def _in_steps(x, k, bias=None, *, request: Request):
     """What the finished primitive computes, by the other one."""
-    return finish_result(bind(x, k, **params), Finish(bias, activation))
+    return finish_result(bind(x, k, request=request._replace(activation=None)), Finish(bias, request.activation))
 
 
-def _finished_transpose(ct, *operands, **params):
+def _finished_transpose(ct, *operands, request: Request):
     """Of what is linear: a bias and one of x and k, without an activation."""
     linear = [i for i, v in enumerate(operands) if ad.is_undefined_primal(v)]
 
     def apply(*values):
         given = dict(zip(linear, values, strict=True))
-        return _in_steps(*(given.get(i, v) for i, v in enumerate(operands)), **params)
+        return _in_steps(*(given.get(i, v) for i, v in enumerate(operands)), request=request)
 
     found = iter(jax.linear_transpose(apply, *(operands[i].aval for i in linear))(ct))
     return [next(found) if i in linear else None for i in range(len(operands))]
@@ -277,17 +253,16 @@ def _folded_spec(spec: ConvSpec, size: int, index: str) -> ConvSpec:
     )
 
 
-def _batch(args, dims, *, spec, role, activation=None, **params):
+def _batch(args, dims, *, request: Request):
+    spec, role = request.spec, request.role
     if len(args) > 2 and any(dim is not None for dim in dims[1:]):
-        return jax.vmap(functools.partial(_in_steps, spec=spec, role=role, activation=activation, **params), dims)(
-            *args
-        ), 0
+        return jax.vmap(functools.partial(_in_steps, request=request), dims)(*args), 0
     args, bias, dims = args[:2], args[2:], dims[:2]
     operands, result = OPERANDS[role], RESULT[role]
     batched = [i for i in (0, 1) if dims[i] is not None]
     size = args[batched[0]].shape[dims[batched[0]]]
     if size == 0:  # a kernel axis cannot be folded to nothing, and there is nothing to compute
-        return zeros((0, *shape_of(result, spec)), params["out_dtype"], *args), 0
+        return zeros((0, *shape_of(result, spec)), request.out_dtype, *args), 0
     index = "g" if len(batched) == 2 else SHARED[frozenset((operands[batched[0]], result))]
     if index != "b" and not isinstance(size, int):
         raise ValueError(
@@ -295,8 +270,7 @@ def _batch(args, dims, *, spec, role, activation=None, **params):
             "or a symbolic size of x or g alone that stays a batch."
         )
     args = [_fold(arg, dims[i], operands[i], index, spec) if i in batched else arg for i, arg in enumerate(args)]
-    folded = _folded_spec(spec, size, index)
-    out = bind(*args, *bias, spec=folded, role=role, activation=activation, **params)
+    out = bind(*args, *bias, request=request._replace(spec=_folded_spec(spec, size, index)))
     return _unfold(out, size, result, index, spec), 0
 
 

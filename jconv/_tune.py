@@ -6,6 +6,7 @@ seeded order each round, so that a machine that slows down slows all of them. Th
 
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 import functools
 import math
@@ -21,17 +22,20 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from . import _cache, _primitive
-from ._algorithms.base import OPERANDS, RESULT, ROLES, Algorithms, Call, Role
+from . import _cache, _primitive, _select
+from ._algorithms.base import OPERANDS, RESULT, ROLES, Call, Role
 from ._dtypes import FLOATS, INTEGERS, canonical_precision, check_dtype, keeps_64_bits, result_dtype
+from ._forecast import model
 from ._jaxprs import equations
 from ._names import named
-from ._select import SEPARATOR, candidates, select
+from ._plan import SEPARATOR, Plans, Request, named_plan
+from ._select import candidates, select
 from ._spec import ConvSpec, integer, is_sequence, nearest
 
-# On a CPU no plan is measured whose forecast is this many times the best one. Forecasts are those of a CPU, so on
-# other devices they only order the candidates.
+# No plan is measured whose forecast is this many times the best one; where there are no forecasts for the device, those
+# of a CPU only order the candidates.
 PRUNE = 5.0
+LIMIT, ROUNDS = 8, 7
 SAMPLE_SECONDS = 2e-3  # a call that takes less is repeated, and the mean of that is one sample
 SLOW = 4.0  # a candidate whose first sample is this many times the best one's is not sampled again
 TIE = 0.02  # plans this close to the fastest are as fast, and the simplest of them is taken
@@ -119,8 +123,7 @@ def calls_in(jaxpr: Any, platform: str) -> list[Call]:
     found: dict[Call, None] = {}
     for eqn in equations(jaxpr):
         if eqn.primitive in (_primitive.conv_p, _primitive.finished_p):
-            p, dtype = eqn.params, eqn.invars[0].aval.dtype
-            found[Call(p["spec"], p["role"], dtype, p["out_dtype"], p["precision"], platform)] = None
+            found[eqn.params["request"].call(eqn.invars[0].aval.dtype, platform)] = None
     return list(found)
 
 
@@ -135,7 +138,7 @@ class Measured(NamedTuple):
 def names_for(call: Call, limit: int) -> list[str]:
     """The plans to measure: those of the cheapest forecasts, `xla`, and what "auto" takes."""
     ranked = candidates(call)
-    near = [plan.name for plan in ranked if call.platform != "cpu" or plan.seconds <= PRUNE * ranked[0].seconds]
+    near = [plan.name for plan in ranked if model(call.platform) is None or plan.seconds <= PRUNE * ranked[0].seconds]
     return list(dict.fromkeys([*near[:limit], "xla", select(call).name]))
 
 
@@ -173,15 +176,9 @@ def _operands(call: Call) -> list[np.ndarray]:
 
 def compiled(name: str, call: Call, operands: Sequence[jax.Array]) -> Callable[[], jax.Array]:
     """The call by one plan, compiled for the device that the operands are on."""
-    bind = functools.partial(
-        _primitive.bind,
-        spec=call.spec,
-        role=call.role,
-        algorithms=Algorithms(name, name, name),
-        precision=call.precision,
-        out_dtype=call.out_dtype,
-    )
-    executable = jax.jit(bind).lower(*operands).compile()
+    plan = named_plan(name)
+    request = Request(call.spec, call.role, Plans(plan, plan, plan), call.out_dtype, call.precision)
+    executable = jax.jit(functools.partial(_primitive.bind, request=request)).lower(*operands).compile()
     return lambda: executable(*operands)
 
 
@@ -267,6 +264,23 @@ def tuned(call: Call, limit: int, rounds: int) -> Tuned:
     return Tuned(*fields, note)
 
 
+def _measure_now(call: Call) -> None:
+    """Tunes a call of this machine's first device and keeps what was found, while another program is being compiled.
+
+    In a thread of its own, whose operations are computed where those of this one are traced.
+    """
+    if call.platform != _cache.platform_of(_cache.this_device()) or _cache.is_symbolic(call) or call.spec.is_empty:
+        return
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        record = thread.submit(tuned, call, LIMIT, ROUNDS).result()
+    if record.measured:
+        date = datetime.date.today().isoformat()
+        _cache.remember({call: _cache.Choice(record.name, record.seconds, record.measured, date)})
+
+
+_select.MEASURE.append(_measure_now)
+
+
 # Public --------------------------------------------------------------------------------------------------
 def check_roles(roles: Any) -> tuple[Role, ...]:
     """`roles` as a tuple of them; ValueError for one that is none."""
@@ -305,8 +319,8 @@ def tune(
     roles: Role | Sequence[Role] = ROLES,
     dtype: Any = None,
     precision: Any = None,
-    limit: int = 8,
-    rounds: int = 7,
+    limit: int = LIMIT,
+    rounds: int = ROUNDS,
     cache: str | os.PathLike[str] | None = None,
     progress: bool = False,
 ) -> Tunings:
@@ -319,9 +333,10 @@ def tune(
 
     The choices are kept in a file and hold for the shapes, dtypes and precision, the device, and the versions of
     jax, jaxlib and jconv that they were measured with. They are looked up when a call is compiled, and by every call
-    outside jit: a jitted function that was compiled before keeps its algorithm until `jax.clear_caches`. Processes
-    that run one program together must read the same file, for they must compile the same. What is measured is a
-    compiled call by itself, its dispatch included, which is most of a call under 0.1 ms.
+    outside jit: a jitted function that was compiled before keeps its algorithm until `jax.clear_caches`. With
+    ``JCONV_TUNE=missing`` in the environment, ``"tuned"`` itself measures, and keeps, what is compiled and was not
+    measured before. Processes that run one program together must read the same file, for they must compile the same.
+    What is measured is a compiled call by itself, its dispatch included, which is most of a call under 0.1 ms.
 
     Args:
         fn_or_spec: a `ConvSpec`, or a function that convolves: a training step, say. Then every convolution that jax

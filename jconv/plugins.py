@@ -26,10 +26,14 @@ from ._algorithms.base import UNFINISHED as UNFINISHED
 from ._algorithms.base import Algorithm as Algorithm
 from ._algorithms.base import Call as Call
 from ._algorithms.base import Finish as Finish
-from ._algorithms.base import Work as Work
 from ._algorithms.base import accumulator as accumulator
-from ._algorithms.base import long_matmul_work as long_matmul_work
-from ._algorithms.base import matmul_work as matmul_work
+from ._forecast.work import Convolution as Convolution
+from ._forecast.work import Copy as Copy
+from ._forecast.work import Launch as Launch
+from ._forecast.work import Loop as Loop
+from ._forecast.work import Product as Product
+from ._forecast.work import Transform as Transform
+from ._forecast.work import Work as Work
 
 GROUP = "jconv.algorithms"
 SWITCH = "JCONV_PLUGINS"

@@ -26,7 +26,7 @@ from jax import numpy as jnp
 import jconv
 from jconv import layers
 from jconv._algorithms.base import ROLES, Call
-from jconv._select import refusal
+from jconv._plan import refusal
 from tests import lax_grid
 from tests.cases import PLANS
 from tests.numerics import AMPLIFIES, dtype_of

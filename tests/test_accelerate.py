@@ -423,7 +423,7 @@ def test_changes_in_place_reach_the_caller():
 
     with pytest.raises(TypeError, match="put changes an object among its arguments in place.*return what they change"):
         accelerate(put)(Box(IMAGE), IMAGE)
-    assert jnp.array_equal(accelerate(lambda box: Box(nchw(box.value)))(Box(IMAGE)).value, nchw(IMAGE))
+    close(accelerate(lambda box: Box(nchw(box.value)))(Box(IMAGE)).value, nchw(IMAGE))
 
 
 def test_what_is_no_array_goes_in_and_comes_out_as_it_is():

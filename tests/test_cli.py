@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jconv
-from jconv import _cache, _select, _tune
+from jconv import _cache, _calibrate, _select, _tune
 from jconv.__main__ import main
 from jconv._algorithms import ALGORITHMS, REDUCTIONS
 from jconv._algorithms.base import ROLES
@@ -103,6 +103,31 @@ def test_tune_into_a_file(run, file, tmp_path):
     assert str(own) in text
     assert own.exists()
     assert not file.exists()
+
+
+def test_calibrate_keeps_the_rates_and_the_forecasts_are_this_machines(run, file, monkeypatch):
+    for name, value in (("MATRIX", {"cpu": 16}), ("COPIED", {"cpu": 1024}), ("POSITIONS", 16), ("SAMPLE_SECONDS", 0.0)):
+        monkeypatch.setattr(_calibrate, name, value)
+    try:
+        document = json.loads(run("calibrate", "--json"))
+        assert document["cache"] == str(file)
+        assert set(document["rates"]) == set(_calibrate.DTYPES)
+        for rates in document["rates"].values():
+            assert set(rates) == {"matrix", "vector", "bytes", "launch"}
+            assert all(seconds > 0 for seconds in rates.values())
+        assert "calibrated" in run("explain", *LAYER)
+        _cache.forget()
+        _select.forecaster.cache_clear()
+        assert "calibrated" in jconv.select_algorithm(SPEC.x_shape, SPEC.kernel_shape, **OPTIONS).reason, (
+            "a later process"
+        )
+        text = run("calibrate")
+        assert "float64" in text
+        assert "Kept in" in text
+    finally:
+        file.unlink(missing_ok=True)
+        _cache.forget()
+        _select.forecaster.cache_clear()
 
 
 def test_algorithms_lists_all(run):

@@ -14,7 +14,7 @@ import jconv
 from jconv import layers
 from jconv._algorithms import ALGORITHMS
 from jconv._algorithms.base import Call
-from jconv._select import refusal
+from jconv._plan import refusal
 from tests import oracle
 from tests.cases import draw
 from tests.numerics import UNIT

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 import jconv
 from jconv import plugins
 from jconv._algorithms.base import ROLES, Call
-from jconv._select import refusal
+from jconv._plan import refusal
 from tests.cases import operands, random_case, run, truth
 
 onednn = pytest.importorskip("jconv_onednn", reason="jconv-onednn is not installed")

@@ -12,7 +12,8 @@ from jax import numpy as jnp
 import jconv
 from jconv._algorithms import ALGORITHMS, REDUCTIONS
 from jconv._algorithms.base import ROLES, Call
-from jconv._select import parts_of, plans, refusal, resolve, select
+from jconv._plan import refusal
+from jconv._select import plans, resolve, select
 from jconv.plugins import algorithms
 from tests import oracle
 from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, PLUGGED, draw, operands, run, truth
@@ -125,9 +126,8 @@ def test_precision_keeps_inexact_algorithms_out(role):
     assert "winograd" in resolve("auto", call_of(case, role)).name
     for precision in ("high", "highest"):
         value = jax.lax.Precision(precision)
-        assert all(plan.exact for plan in plans(call_of(case, role)) if plan.name == "matmul")
-        name = resolve("auto", call_of(case, role, precision=(value, value))).name
-        assert parts_of(name)[1].exact
+        assert all(found.plan.exact for found in plans(call_of(case, role)) if found.name == "matmul")
+        assert resolve("auto", call_of(case, role, precision=(value, value))).plan.exact
 
 
 @pytest.mark.parametrize("algorithm", GENERAL)
@@ -199,7 +199,7 @@ def test_plans_that_spread_non_finite_elements_say_so():
     dense = FEW[2].__class__("dense", (1, 9, 9, 1), (3, 3, 1, 1))
     for name, at in (("group+xla", case), ("fold+xla", dense), ("winograd4", dense), ("fft", dense)):
         found = next(plan for plan in plans(call_of(at, "forward")) if plan.name == name)
-        assert not found.local
+        assert not found.plan.local
         x, k = operands(at, "forward")
         x[0, 5, 5, 0] = np.inf
         spread = ~np.isfinite(run(at, "forward", x, k, algorithm=name)) & np.isfinite(truth(at, "forward", x, k))

@@ -360,7 +360,7 @@ def roles(monkeypatch):
 
     @functools.wraps(bind)
     def noted(*args, **params):
-        seen.append(params["role"])
+        seen.append(params["request"].role)
         return bind(*args, **params)
 
     monkeypatch.setattr(_primitive.conv_p, "bind", noted)

@@ -74,9 +74,10 @@ def test_mixed_dtypes_and_gradients():
     np.testing.assert_allclose(bar, np.correlate(g, b.astype("float32"), "valid"), rtol=1e-5, atol=1e-5)
 
 
-def test_a_long_filter_takes_spectra():
+def test_a_long_filter_takes_spectra_or_tiles():
     spec = ((4_000, 1), (3_000, 1, 1))
-    assert "fft" in jconv.select_algorithm(*spec, padding="VALID", platform="cpu").name
+    taken = jconv.select_algorithm(*spec, padding="VALID", platform="cpu").name
+    assert "fft" in taken or "fold" in taken
     a, b = drawn((4_000,), "float32", 0), drawn((3_000,), "float32", 1)
     want = np.convolve(a.astype("float64"), b.astype("float64"))
     np.testing.assert_allclose(jconv.convolve(a, b), want, rtol=1e-4, atol=1e-3)

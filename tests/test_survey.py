@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 import jconv
-from benchmarks import survey
+from benchmarks import fit, survey
 from jconv._algorithms.base import ROLES
 
 PEERS = {"lax", "torch", "pallas trial"}
@@ -63,3 +63,22 @@ def test_a_call_is_measured_by_its_plans_and_by_lax():
     assert survey.spec_of(found) == task.call.spec
     assert found["bytes"] == 4 * (2 * 9 * 3 + 3 * 3 * 4 + 2 * 9 * 4)
     assert found["flops"] == 2 * task.spec.macs * 2
+
+
+def test_what_tune_measured_can_be_fitted(tmp_path):
+    """A file of tuned choices gives the same calls and seconds as a survey of them would."""
+    spec = jconv.ConvSpec((2, 9, 8, 4), (3, 2, 2, 6), strides=(2, 1), padding=((1, 0), (-1, 2)), feature_group_count=2)
+    file = tmp_path / "tuned.json"
+    kept = jconv.tune(spec, limit=2, rounds=1, cache=file)
+    jconv.tune(spec, precision="highest", roles="forward", limit=1, rounds=1, cache=file)
+    lines = survey.tuned(file, "cpu")
+    assert not survey.tuned(file, "cuda")
+    assert {line["role"]: set(line["ms"]) for line in lines} == {record.role: set(record.measured) for record in kept}
+    for line in lines:
+        assert survey.spec_of(line) == spec
+        (record,) = (r for r in kept if r.role == line["role"])
+        assert line["ms"]["xla"] == pytest.approx(1e3 * record.measured["xla"], rel=1e-3)
+    entry, calls = fit.surveyed("cpu", [file])
+    assert calls[-1].names == tuple(lines[-1]["ms"])
+    assert entry["from"].startswith("cpu.jsonl.gz, tuned.json: ")
+    assert len(calls) == len(fit.surveyed("cpu")[1]) + len(lines)

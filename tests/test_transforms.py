@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 import jconv
 from jconv import Algorithms
 from jconv._algorithms.base import ROLES, Call
-from jconv._select import refusal
+from jconv._plan import refusal
 from tests.cases import GENERAL, NAMED, PLANS, PLUGGED, draw
 
 CASES = [
@@ -226,7 +226,7 @@ def roles_in(jaxpr):
     found = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "jconv":
-            found.append((eqn.params["role"], eqn.params["algorithms"].role(eqn.params["role"])))
+            found.append((eqn.params["request"].role, eqn.params["request"].plan))
         for value in eqn.params.values():
             if hasattr(value, "jaxpr"):
                 found += roles_in(value.jaxpr)

@@ -17,8 +17,9 @@ from jax import lax
 from jax import numpy as jnp
 
 import jconv
-from jconv import _cache, _primitive, _select, _tune
+from jconv import _cache, _select, _tune
 from jconv._algorithms.base import ROLES
+from jconv._plan import Plan
 from tests.cases import CASES
 
 SPEC = jconv.ConvSpec((2, 9, 3), (3, 3, 4))
@@ -47,6 +48,17 @@ def choice(name, seconds=1e-3, **measured):
 
 def selected(**options):
     return jconv.select_algorithm(*SHAPES, algorithm="tuned", **options)
+
+
+@pytest.mark.parametrize("precision", [None, "high", ("default", "highest")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "complex64"])
+def test_the_text_of_a_call_can_be_read_again(dtype, precision):
+    spec = jconv.ConvSpec((2, 9, 8, 4), (3, 2, 2, 6), (2, 1), ((1, 0), (-1, 2)), 2, (1, 3), 2)
+    for role in ROLES:
+        call = call_of(spec, role, dtype, precision)
+        assert _cache.call_of(_cache.call_text(call), "cpu") == call
+        with pytest.raises(ValueError, match="describes no call"):
+            _cache.call_of(_cache.call_text(call).replace(role, "backward"), "cpu")
 
 
 class Clock:
@@ -166,7 +178,7 @@ def test_the_plans_to_measure():
             assert len(names) <= 5
             assert len(set(names)) == len(names)
     few = call_of(precision="highest")
-    assert all(plan.exact for plan in _select.candidates(few) if plan.name in _tune.names_for(few, 99))
+    assert all(found.plan.exact for found in _select.candidates(few) if found.name in _tune.names_for(few, 99))
 
 
 def test_plans_that_are_as_fast_but_for_noise_go_to_the_simplest():
@@ -341,8 +353,8 @@ def test_a_choice_that_cannot_be_taken_is_ignored_and_said(name, precision, why)
 
 def test_what_was_compiled_before_keeps_its_choice_and_an_eager_call_takes_the_new_one(monkeypatch):
     ran = []
-    plan = _primitive.run_plan
-    monkeypatch.setattr(_primitive, "run_plan", lambda name, *args: ran.append(name) or plan(name, *args))
+    run = Plan.run
+    monkeypatch.setattr(Plan, "run", lambda plan, *args: ran.append(plan.name) or run(plan, *args))
     fn = lambda x, k: jconv.conv(x, k, algorithm="tuned")
     compiled, (x, k) = jax.jit(fn), map(jnp.ones, SHAPES)
     jax.clear_caches()
@@ -358,6 +370,31 @@ def test_what_was_compiled_before_keeps_its_choice_and_an_eager_call_takes_the_n
     jax.clear_caches()
     compiled(x, k), fn(x, k)
     assert "einsum" in ran
+
+
+@pytest.mark.parametrize("jitted", [True, False])
+def test_what_is_missing_is_measured_when_it_is_compiled(jitted, file, monkeypatch):
+    """In every role, and once; without the switch nothing is."""
+    x, k = map(jnp.ones, SHAPES)
+    loss = lambda x, k: jnp.sum(jconv.conv(x, k, algorithm="tuned"))
+    step = jax.grad(loss, (0, 1))
+    step = jax.jit(step) if jitted else step
+    jax.clear_caches()
+    step(x, k)
+    assert not file.exists()
+    monkeypatch.setenv("JCONV_TUNE", "missing")
+    measured, measure = [], _tune.measure
+    monkeypatch.setattr(_tune, "measure", lambda call, *args: measured.append(call) or measure(call, *args))
+    for _ in range(2):
+        jax.clear_caches()
+        step(x, k)
+    assert {call.role for call in measured} >= {"input_grad", "kernel_grad"}
+    assert len(set(measured)) == len(measured)
+    for call in measured:
+        assert _select.resolve("tuned", call).name == _cache.lookup(call).name
+    assert "measured on" in selected(role="kernel_grad").reason
+    with jax.disable_jit():
+        assert jnp.isfinite(loss(x, k))
 
 
 # The file ------------------------------------------------------------------------------------------------
@@ -531,7 +568,7 @@ def test_processes_that_write_at_once_lose_nothing(file):
     parses = 0
     while any(writer.poll() is None for writer in writers):
         if file.exists():
-            _cache._parse(file.read_bytes())  # whole at any time
+            _cache.parse(file.read_bytes())  # whole at any time
             parses += 1
         time.sleep(0.002)
     assert [writer.wait() for writer in writers] == [0, 0, 0]

@@ -23,12 +23,12 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from .._algorithms.base import Algorithms, Call, Role
+from .._algorithms.base import Call, Role
 from .._conv import apply_role
 from .._dtypes import FLOATS, INTEGERS, canonical_precision, holds
 from .._layouts import moved, transposed
+from .._plan import Plan, Plans
 from .._primitive import flatten_batch
-from .._select import refusal
 from .._spec import ConvSpec
 
 
@@ -87,12 +87,12 @@ class View:
     out_axes: tuple[int, ...]
     groups: int
 
-    def compute(self, lhs: Any, rhs: Any, algorithm: Algorithms, precision: Any, out_dtype: Any) -> Any:
+    def compute(self, lhs: Any, rhs: Any, plans: Plans, precision: Any, out_dtype: Any) -> Any:
         """The convolution of lax, whose operands and result may be `Moved`."""
         a, b = transposed(lhs, self.lhs_axes), transposed(rhs, self.rhs_axes)
         if self.groups > 1:
             a = _groups_to_channels(a, self.groups)
-        out = apply_role(self.role, a, b, self.spec, algorithm, precision, out_dtype)
+        out = apply_role(self.role, a, b, self.spec, plans, precision, out_dtype)
         return moved(out, self.out_axes)
 
 
@@ -142,7 +142,7 @@ def _view(lhs_shape, rhs_shape, out_shape, params: dict[str, Any]) -> View:
     return View(role, spec, lhs_axes, rhs_axes, tuple(axes[i] for i in range(rank + 2)), first)
 
 
-def plan(lhs: Any, rhs: Any, out: Any, params: dict[str, Any], algorithm: Algorithms) -> View | str:
+def plan(lhs: Any, rhs: Any, out: Any, params: dict[str, Any], plans: Plans) -> View | str:
     """How jconv computes a convolution of lax with these avals, or why it does not."""
     dtype, out_dtype = np.dtype(lhs.dtype), np.dtype(out.dtype)
     if dtype.name not in (*FLOATS, *INTEGERS) or rhs.dtype != dtype:
@@ -157,4 +157,5 @@ def plan(lhs: Any, rhs: Any, out: Any, params: dict[str, Any], algorithm: Algori
     except ValueError as error:
         return str(error)
     call = Call(flatten_batch(view.spec), view.role, dtype, out_dtype, precision)
-    return refusal(algorithm.role(view.role), call) or view
+    asked = plans.role(view.role)
+    return (isinstance(asked, Plan) and asked.refusal(call)) or view

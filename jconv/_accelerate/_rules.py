@@ -15,10 +15,10 @@ import numpy as np
 from jax import numpy as jnp
 from jax.core import ShapedArray
 
-from .._algorithms.base import Algorithms
 from .._conv import explicit_axes
 from .._jaxprs import equations, inner, opened
 from .._layouts import Moved, apart, bind, joined, passed_on, settled, transposed
+from .._plan import Plans
 from .._primitive import ClosedJaxpr, Literal, conv_p
 from ._role import Replacement, View, plan
 
@@ -39,8 +39,8 @@ def is_plain(eqn: Any) -> bool:
 class Replacer:
     """Evaluates jaxprs with the convolutions in them replaced, and keeps an account of them."""
 
-    def __init__(self, algorithm: Algorithms) -> None:
-        self.algorithm = algorithm
+    def __init__(self, plans: Plans) -> None:
+        self.plans = plans
         self.found: list[Replacement] = []
         self.path: tuple[str, ...] = ()
 
@@ -130,11 +130,11 @@ Rule = Callable[[Replacer, Any, list[Any]], Sequence[Any]]
 
 def _convolution(replacer, eqn, args):
     out, params = eqn.outvars[0].aval, eqn.params
-    view = plan(eqn.invars[0].aval, eqn.invars[1].aval, out, params, replacer.algorithm)
+    view = plan(eqn.invars[0].aval, eqn.invars[1].aval, out, params, replacer.plans)
     replacer.note(eqn, replacer.path[:-1], view)
     if isinstance(view, str):
         return bind(eqn, list(map(settled, args)))
-    compute = lambda lhs, rhs: view.compute(lhs, rhs, replacer.algorithm, params["precision"], out.dtype)
+    compute = lambda lhs, rhs: view.compute(lhs, rhs, replacer.plans, params["precision"], out.dtype)
     explicit = explicit_axes(out.sharding.mesh)
     with jax.named_scope("jconv.accelerate"):
         if not explicit:

@@ -22,8 +22,8 @@ from jax.core import Tracer
 
 from .._algorithms.base import Algorithms
 from .._names import named
+from .._plan import Plans, parsed
 from .._primitive import Literal
-from .._select import canonical
 from . import _libraries
 from ._role import Replacement
 from ._rules import Replacer
@@ -153,11 +153,11 @@ def _donated(closed: Any) -> tuple[int, ...]:
 class Accelerated:
     """What `accelerate` returns: the function, with its convolutions replaced in every call."""
 
-    def __init__(self, fn: Callable[..., Any], algorithm: str | Algorithms) -> None:
+    def __init__(self, fn: Callable[..., Any], algorithm: str | Algorithms | Plans) -> None:
         functools.update_wrapper(self, fn, updated=())
         self._name = getattr(fn, "__qualname__", type(fn).__name__)
         fn, self._given, self._options = _libraries.unbound(fn)
-        self._fn, self._algorithm = fn, canonical(algorithm)
+        self._fn, self._plans = fn, parsed(algorithm)
         # A jitted function is traced once for each kind of arguments, and so is it here; any other is run each time.
         self._is_jitted = fn._is_jitted if isinstance(fn, Accelerated) else _libraries.is_jitted(fn)
         self._traces_numbers = _libraries.traces_numbers(fn)
@@ -243,7 +243,7 @@ class Accelerated:
         """It with its convolutions replaced, inside jit."""
         with jax.disable_jit(False):
             traced = self._first.trace(given, *inputs)
-        results = Replacer(self._algorithm).run(traced.jaxpr, inputs)
+        results = Replacer(self._plans).run(traced.jaxpr, inputs)
         return jax.tree.structure(traced.out_info).unflatten(results)
 
     def _made(self, args: Any, kwargs: Any) -> tuple[list[Any], Any, Any, _libraries.Watch]:
@@ -263,7 +263,7 @@ class Accelerated:
     def _called(self, args: Any, kwargs: Any) -> Any:
         """A function that is not jitted."""
         inputs, closed, shape, watch = self._made(args, kwargs)
-        results = Replacer(self._algorithm).run(closed, inputs)
+        results = Replacer(self._plans).run(closed, inputs)
         if not any(isinstance(leaf, Tracer) for leaf in (*inputs, *results)):
             self._count(None, "it is not jitted")
         result = jax.tree.structure(shape).unflatten(results)
@@ -277,7 +277,7 @@ class Accelerated:
 
     def _for_objects(self) -> Accelerated:
         if self._on_trees is None:
-            inner = Accelerated(_libraries.on_trees(self._fn, self), self._algorithm)
+            inner = Accelerated(_libraries.on_trees(self._fn, self), self._plans)
             inner._takes_trees = True
             inner._name, inner._is_jitted, inner._traces_numbers = self._name, self._is_jitted, self._traces_numbers
             self._on_trees = inner
@@ -307,7 +307,7 @@ class Accelerated:
             _, inputs, closed, _ = self._trace(args, kwargs)
         else:
             inputs, closed, *_ = self._made(args, kwargs)
-        replacer = Replacer(self._algorithm)
+        replacer = Replacer(self._plans)
         jax.make_jaxpr(lambda *inputs: replacer.run(closed, inputs))(*inputs)
         return tuple(replacer.found)
 
@@ -330,7 +330,7 @@ class Accelerated:
 
 def replace(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` of arrays alone, with its convolutions replaced."""
-    return lambda *args: Replacer(canonical("auto")).again(fn, *args)
+    return lambda *args: Replacer(parsed("auto")).again(fn, *args)
 
 
 @named

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from .._forecast.work import Work
 from .._spec import ConvSpec
 
 Role = Literal["forward", "input_grad", "kernel_grad"]
@@ -86,71 +87,13 @@ DERIVATIVES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"relu": l
 Run = Callable[[jax.Array, jax.Array, Call], jax.Array]
 
 
-class Work(NamedTuple):
-    """What one call costs on a CPU, in the units in which `jconv._select` prices it.
-
-    Args:
-        products: multiply-adds inside matrix products, weighted by how far their shape is from one that fills the
-            vector units (`matmul_work`).
-        vector: multiply-adds in loops over contiguous channels.
-        scalar: steps of loops that do not vectorise.
-        bytes: bytes written to and read from memory.
-        launches: separately launched computations.
-        workspace: bytes needed beyond operands and result.
-    """
-
-    products: float = 0.0
-    vector: float = 0.0
-    scalar: float = 0.0
-    bytes: float = 0.0
-    launches: float = 0.0
-    workspace: int = 0
-
-    def __mul__(self, times: int) -> Work:  # type: ignore[override]
-        """The same work several times, one after the other: the workspace is used again."""
-        *rates, workspace = self
-        return Work(*(rate * times for rate in rates), workspace=int(workspace))
-
-    def __add__(self, other: Work) -> Work:  # type: ignore[override]
-        *rates, workspace = (a + b for a, b in zip(self, other, strict=True))
-        return Work(*rates, workspace=int(workspace))
-
-
-SIDE = 16.0  # elements: what packing, and a short side, cost on each side of a matrix product
-
-
-def matmul_work(rows: float, depth: float, columns: float) -> float:
-    """Multiply-adds of ``[rows, depth] @ [depth, columns]``, plus what its edges waste.
-
-    A product fills the machine when every side is large: operands are packed once for each use, which a short side does
-    not repay.
-    """
-    rows, depth, columns = (max(1.0, side) for side in (rows, depth, columns))
-    return rows * depth * columns * (1 + SIDE / rows) * (1 + SIDE / depth) * (1 + SIDE / columns)
-
-
-def long_matmul_work(rows: float, depth: float, columns: float) -> float:
-    """The same for the transpose of a tall matrix times another one: a long sum for a small result.
-
-    Both are read across their rows, and the wider of the two should fill several vectors.
-    """
-    rows, depth, columns = (max(1.0, side) for side in (rows, depth, columns))
-    narrow, wide = min(rows, columns), max(rows, columns)
-    return 1.1 * rows * depth * columns * (1 + 4.0 / narrow) * (1 + SIDE / depth) * (1 + 48.0 / wide)
-
-
-def run_steps(runs: float, length: float) -> float:
-    """Scalar steps of copying so many runs of adjacent elements from one place to another."""
-    return runs * (2.6 * length if length < 4 else 4.0)
-
-
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
     """One way to compute the three roles of the trilinear form T(x, kernel, y).
 
     `forward(x, kernel, call)` gives y, `input_grad(g, kernel, call)` the gradient with respect to x and
     `kernel_grad(x, g, call)` that with respect to the kernel. `supports(call)` gives None where the algorithm
-    covers the call, else the reason why it does not. `work(call)` gives what it costs.
+    covers the call, else the reason why it does not. `work(call)` gives what it does, for a forecast to price.
 
     `finished(x, kernel, call, finish)` is `forward` with a `Finish`, in one pass over the result, or None where it has
     none for this call; without it what there is to finish is done to the result.
@@ -214,7 +157,7 @@ class Reduced(NamedTuple):
 class Reduction:
     """A way to write a convolution as another one, for another algorithm to compute.
 
-    `reduce(call)` gives the other one, where `supports(call)` is None. `work(call)` is what the maps cost, without the
+    `reduce(call)` gives the other one, where `supports(call)` is None. `work(call)` is what the maps do, without the
     other convolution. The maps only place, copy and add elements, so the error is the other algorithm's; where zeros
     are placed beside an operand that holds a NaN or an Inf they spread it (`local` is False). `moves`: whether they
     move images.
@@ -345,6 +288,14 @@ def sum_blocks(fn: Callable, x: jax.Array, g: jax.Array, images: int, result: ja
         return total + fn(*(jax.lax.dynamic_slice_in_dim(v, i * images, images) for v in (x, g)))
 
     return jax.lax.fori_loop(0, batch // images, step, zeros(result.shape, result.dtype, x, g))
+
+
+LARGE_BLOCK = 1 << 30  # bytes
+
+
+def block_bytes(call: Call, near: int) -> int:
+    """How many bytes a block of images may take: what lies near a CPU's cores; elsewhere all, but for memory's sake."""
+    return near if call.platform == "cpu" else LARGE_BLOCK
 
 
 def divisor(n: object, at_most: float) -> int:

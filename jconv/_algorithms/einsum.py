@@ -27,8 +27,9 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Product, Work
 from .._spec import ConvSpec, span
-from .base import Algorithm, Call, Work, einsum, grouped, long_matmul_work, matmul_work, pad
+from .base import Algorithm, Call, einsum, grouped, pad
 
 
 def patches(x: jax.Array, spec: ConvSpec) -> jax.Array:
@@ -121,14 +122,16 @@ def work(call: Call) -> Work:
     taps, inputs, outputs = math.prod(spec.window), spec.in_features // groups, spec.out_features // groups
     space = math.prod(spec.output_spatial) * batch
     if call.role == "kernel_grad":
-        products = groups * long_matmul_work(taps * inputs, space, outputs)
+        product = Product(taps * inputs, space, outputs, groups, "long einsum")
+    elif call.role == "input_grad":
+        product = Product(space, outputs, taps * inputs, groups, "einsum")
     else:
-        products = groups * matmul_work(space, taps * inputs, outputs)
-    products *= 4  # the subscripts of groups, of which there may be one, cost XLA transposes
+        product = Product(space, taps * inputs, outputs, groups, "einsum")
     if taps == 1:
-        moved = 3.0 * item * (math.prod(spec.x_shape) + math.prod(spec.output_shape)) if groups > 1 else 0.0
-        return Work(products=products, bytes=moved, launches=2)
-    return Work(products=products, scalar=8.0 * size, bytes=4.0 * item * size, launches=8, workspace=size * item)
+        moved = item * (math.prod(spec.x_shape) + math.prod(spec.output_shape)) if groups > 1 else 0.0
+        return Work((product, Copy(moved, kind="einsum"), Launch(2, "einsum")))
+    copied = Copy(item * size, size / spec.in_features, "einsum transposed" if call.role == "input_grad" else "einsum")
+    return Work((product, copied, Launch(8, "einsum")), workspace=size * item)
 
 
 ALGORITHM = Algorithm("einsum", forward, input_grad, kernel_grad, supports, work)

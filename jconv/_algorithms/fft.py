@@ -21,8 +21,9 @@ import math
 import jax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Loop, Transform, Work
 from .._spec import ConvSpec, span
-from .base import Algorithm, Call, Work, pad
+from .base import Algorithm, Call, pad
 
 
 def good_length(n: int) -> int:
@@ -136,18 +137,20 @@ def work(call: Call) -> Work:
         "k": spec.kernel_shape[-2] * spec.out_features,
         "y": batch * spec.out_features,
     }
-    total = sum(planes.values()) * n * (2 if jnp.issubdtype(call.dtype, jnp.complexfloating) else 1)
-    item = call.accumulator.itemsize
+    parts = 2 if jnp.issubdtype(call.dtype, jnp.complexfloating) else 1
+    total = sum(planes.values()) * n * parts
     groups = spec.feature_group_count
-    # Frequencies are far apart in memory for the product over channels, a loop that does not vectorise well.
-    products = batch * n * spec.in_features * spec.out_features / groups * 2
+    # Frequencies are far apart in memory for the product over channels.
+    macs = batch * n * spec.in_features * spec.out_features / groups * parts
+    single = min(spec.in_features, spec.out_features) // groups == 1
     return Work(
-        vector=1.6 * total * (2.5 * math.log2(max(2, n)) + 8),
-        scalar=products if min(spec.in_features, spec.out_features) // groups == 1 else 0.0,
-        products=products if min(spec.in_features, spec.out_features) // groups > 1 else 0.0,
-        bytes=8.0 * item * total,
-        launches=60,
-        workspace=int(3 * item * total),
+        (
+            Transform(total, n, "fft"),
+            Loop(macs, kind="fft of one channel" if single else "fft"),
+            Copy(call.accumulator.itemsize * total, kind="fft"),
+            Launch(1, "fft"),
+        ),
+        workspace=int(3 * call.accumulator.itemsize * total),
     )
 
 

@@ -30,8 +30,9 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Work
 from .._spec import Axis, ConvSpec, span
-from .base import Call, Map, Reduced, Reduction, Work, long_matmul_work, matmul_work, pad
+from .base import Call, Map, Reduced, Reduction, pad
 
 
 class Tile(NamedTuple):
@@ -49,6 +50,19 @@ def _tile(axis: Axis, m: int) -> Tile:
     return Tile(m, size, -(-axis.o // m), -(-reach // size))
 
 
+SIDE = 16.0  # elements: what packing, and a short side, cost on each side of a matrix product
+
+
+def _filling(rows: float, depth: float, columns: float) -> float:
+    """Multiply-adds of ``[rows, depth] @ [depth, columns]``, and what its short sides waste."""
+    return (rows + SIDE) * (depth + SIDE) * (columns + SIDE)
+
+
+def _long_filling(rows: float, depth: float, columns: float) -> float:
+    """The same for a long sum: both operands are read across their rows, and the wider should fill several vectors."""
+    return (min(rows, columns) + SIDE / 4) * (depth + SIDE) * (max(rows, columns) + 3 * SIDE)
+
+
 @functools.lru_cache(maxsize=1024)  # asked for by `supports`, `reduce` and `work` of one plan after the other
 def _tiles(call: Call) -> tuple[Tile, ...]:
     """Phases along every axis, and along the last the tile that makes the product cheapest."""
@@ -64,8 +78,8 @@ def _tiles(call: Call) -> tuple[Tile, ...]:
         if call.role == "input_grad":
             depth, columns = columns * math.prod(t.window for t in chosen), depth // math.prod(t.window for t in chosen)
         elif call.role == "kernel_grad":
-            return long_matmul_work(depth, rows, columns)
-        return matmul_work(rows, depth, columns)
+            return _long_filling(depth, rows, columns)
+        return _filling(rows, depth, columns)
 
     last = spec.axes[-1]
     options = [_tile(last, m) for m in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024) if m <= last.o]
@@ -186,14 +200,17 @@ def work(call: Call) -> Work:
     kernel = math.prod(_kernel_shape(spec, tiles))
     item = call.accumulator.itemsize
     mixed = any(t.size > 1 for t in tiles[:-1])
-    moved = (2.0 if mixed else 1.0) * image
-    kept = image + kernel
+    runs = image / (spec.in_features * tiles[-1].size) if mixed else 0.0
+    moved, kept = image, image + kernel
     if any(t.m > 1 for t in tiles[:-1]) or any(t.m * t.number != a.o for t, a in zip(tiles, spec.axes, strict=True)):
         moved += output
         kept += output
     return Work(
-        bytes=3 * item * (moved + 2.0 * kernel),
-        launches=6,
+        (
+            Copy(item * moved, runs, "fold"),
+            Copy(item * kernel, kind="fold kernel"),
+            Launch(1, "fold"),
+        ),
         workspace=int(item * kept),
     )
 

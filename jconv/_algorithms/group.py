@@ -16,8 +16,9 @@ import math
 import jax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Work
 from .._spec import ConvSpec
-from .base import Call, Map, Reduced, Reduction, Work, divisor, to_rank
+from .base import Call, Map, Reduced, Reduction, divisor, to_rank
 
 CHANNELS = 64  # of a group, after joining
 
@@ -65,7 +66,7 @@ def supports(call: Call) -> str | None:
 
 def work(call: Call) -> Work:
     kernel = math.prod(call.spec.kernel_shape) * _joined(call.spec) * call.accumulator.itemsize
-    return Work(bytes=3.0 * kernel, launches=2, workspace=kernel)
+    return Work((Copy(kernel, kind="group"), Launch(1, "group")), workspace=kernel)
 
 
 REDUCTION = Reduction("group", reduce, supports, work)

@@ -27,23 +27,21 @@ import jax
 from jax import lax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Product, Step, Work
 from .._spec import ConvSpec
 from ._gather import gather, shifted
 from .base import (
     Algorithm,
     Call,
-    Work,
+    block_bytes,
     divisor,
     einsum,
     grouped,
-    long_matmul_work,
     map_blocks,
-    matmul_work,
-    run_steps,
     sum_blocks,
 )
 
-BLOCK = 12 << 20  # bytes of patches at a time
+BLOCK = 12 << 20  # bytes of patches at a time on a CPU, which its cache holds
 MAX_TERMS = 128
 
 
@@ -60,13 +58,15 @@ def _blocks(call: Call) -> int:
         return 0
     if _is_pointwise(spec):
         return batch
-    return divisor(batch, BLOCK / max(1, _patch_bytes(call)))
+    return divisor(batch, block_bytes(call, BLOCK) / max(1, _patch_bytes(call)))
 
 
 def _group_blocks(call: Call) -> int:
     """Into how many parts the groups of the kernel's gradient are divided: one image's patches may be too many."""
     groups = call.spec.feature_group_count
-    return groups // divisor(groups, BLOCK * groups / max(1, _patch_bytes(call) * max(1, _blocks(call))))
+    return groups // divisor(
+        groups, block_bytes(call, BLOCK) * groups / max(1, _patch_bytes(call) * max(1, _blocks(call)))
+    )
 
 
 def _patch_bytes(call: Call) -> int:
@@ -189,35 +189,35 @@ def work(call: Call) -> Work:
     phases = math.prod(axis.phases(role).step for axis in spec.axes)
     read, written = (y, x) if call.role == "input_grad" else (x, y)
     kernel = math.prod(spec.kernel_shape) * item
+    batched = " batched" if groups > 1 else ""
     if call.role == "kernel_grad":
         lines = spec.window[0] if spec.rank else 1
         rows = taps * inputs / lines / phases
         count = groups * batch / images * taps * inputs / rows
-        products = count * long_matmul_work(rows, math.prod(spec.output_spatial) * images, outputs)
-        launches = blocks * (3 + phases * lines * 3)
+        product = Product(rows, math.prod(spec.output_spatial) * images, outputs, count, f"long{batched}")
+        launches = Launch(blocks * (1 + phases * lines), "matmul")
         workspace = 1.1 * patches * images / _group_blocks(call) / lines + read * item / blocks + 2 * kernel
     else:
         depth, width = (outputs, inputs) if call.role == "input_grad" else (inputs, outputs)
         space = math.prod(spec.spatial if call.role == "input_grad" else spec.output_spatial)
-        products = groups * blocks * phases * matmul_work(
-            max(1, space / phases) * images, max(1.0, depth * taps / phases), width
-        )  # fmt: skip
-        launches = blocks * (2 + 2 * phases)
+        rows = max(1, space / phases) * images
+        product = Product(
+            rows, max(1.0, depth * taps / phases), width, groups * blocks * phases, batched.strip() or "plain"
+        )
+        launches = Launch(blocks * (1 + phases), "matmul")
         workspace = 1.1 * patches * images + read * item / blocks + (kernel if taps > 1 else 0)
         workspace += written * item if phases > 1 else 0
-    bytes_ = (x + y) * item * (2.0 if phases > 1 else 1.0)
     if _is_pointwise(spec):
-        return Work(products=products, bytes=bytes_, launches=launches)
+        return Work((product, launches))
+    steps: list[Step] = [product, launches]
     channels = spec.out_features if call.role == "input_grad" else spec.in_features
-    runs = patches * batch / item / channels
-    moved = 4.0 * patches * batch
+    steps.append(Copy(patches * batch, patches * batch / item / channels * groups, f"matmul{batched}"))
+    if phases > 1:
+        steps.append(Copy(written * item, written / (inputs if call.role == "input_grad" else outputs), "phases"))
     if groups > 1:  # groups are brought to the front of the image, or of its patches
-        bytes_ += 4.0 * (x + y) * item
-        moved *= 1 if call.role == "kernel_grad" else 3
-        runs *= groups
+        steps.append(Copy((x + y) * item, (x / inputs + y / outputs), "groups"))
         workspace += (x + y) * item / blocks
-    steps = run_steps(runs, channels / groups)
-    return Work(products=products, scalar=steps, bytes=bytes_ + moved, launches=launches, workspace=int(workspace))
+    return Work(tuple(steps), workspace=int(workspace))
 
 
 ALGORITHM = Algorithm("matmul", forward, input_grad, kernel_grad, supports, work)

@@ -32,8 +32,9 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Loop, Work
 from ._gather import gather, padded
-from .base import Algorithm, Call, Work, apart, grouped, pad, to_rank
+from .base import Algorithm, Call, apart, grouped, pad, to_rank
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
@@ -226,29 +227,38 @@ def work(call: Call) -> Work:
     groups, inputs, outputs = _sizes(call)
     batch, taps = math.prod(spec.batch_shape), math.prod(spec.window)
     x, y = math.prod(spec.x_shape), math.prod(spec.output_shape)
-    macs = spec.macs * batch
+    macs = float(spec.macs * batch)
     item = call.accumulator.itemsize
     read = y if call.role == "input_grad" else x
-    width = {"forward": outputs, "input_grad": inputs, "kernel_grad": max(inputs, outputs)}[call.role]
-    lanes = groups if groups > 8 else groups * width
+    width = {"forward": outputs, "input_grad": inputs, "kernel_grad": outputs}[call.role]
+    lanes = groups if width == 1 else width  # elements along the last axis of what is multiplied
     contracted = {"forward": inputs, "input_grad": outputs, "kernel_grad": 1}[call.role]
-    waste = max(1.0, 16 / lanes) * (1 if contracted == 1 else 1.5)  # one channel of several is a strided read
     if call.role == "kernel_grad":
         left = macs / FOLD
         copies = 2 if math.prod(spec.strides) > 1 else 1
+        written = any(q > 1 for q in spec.input_dilation)
+        paired = "" if inputs == outputs == 1 else " of pairs"
         return Work(
-            vector=4 * waste * macs,
-            scalar=left * 0.5,
-            bytes=2.0 * copies * read * item + 2 * left * item,
-            launches=2 * taps,
+            (
+                Loop(macs, lanes, f"long shift{paired}" if not written else f"long shift written out{paired}"),
+                Copy(copies * read * item, kind="shift"),
+                Copy(left * item, kind="shift sums"),
+                Launch(taps, "long shift"),
+            ),
             workspace=int(1.1 * copies * read * item + 2 * left * item / taps),
         )
     pieces = math.prod(axis.phases("o" if call.role == "forward" else "p").step for axis in spec.axes)
+    written = x + y - read
     return Work(
-        vector=waste * macs,
-        bytes=(2.0 * read + (x + y - read) * (3 if pieces > 1 else 1)) * item,
-        launches=2 + pieces,
-        workspace=int(item * (1.25 * read + ((x + y - read) if pieces > 1 else 0))),
+        (
+            Loop(macs / math.prod(spec.input_dilation), lanes, "shift" if contracted == 1 else "shift of channels"),
+            Copy(read * item, kind="shift"),
+            Copy(written * item, written / (groups * width), "shift phases")
+            if pieces > 1
+            else Copy(written * item, kind="shift result"),
+            Launch(pieces, "shift"),
+        ),
+        workspace=int(item * (1.25 * read + (written if pieces > 1 else 0))),
     )
 
 

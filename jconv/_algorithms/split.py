@@ -14,7 +14,8 @@ import math
 
 from jax import numpy as jnp
 
-from .base import Call, Map, Reduced, Reduction, Work
+from .._forecast.work import Copy, Launch, Work
+from .base import Call, Map, Reduced, Reduction
 
 MAX_PARTS = 8
 
@@ -42,7 +43,9 @@ def work(call: Call) -> Work:
     spec = call.spec
     elements = math.prod(spec.x_shape) + math.prod(spec.output_shape)
     size = elements * call.dtype.itemsize
-    return Work(bytes=2.5 * size, launches=2, workspace=size)
+    runs = math.prod((*spec.batch_shape, *spec.spatial)) + math.prod((*spec.batch_shape, *spec.output_spatial))
+    groups = spec.feature_group_count
+    return Work((Copy(size, runs * groups, "split"), Launch(groups, "split")), workspace=size)
 
 
 REDUCTION = Reduction("split", reduce, supports, work, local=True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 
-from .base import Call, Reduced, Reduction, Work, exchanged
+from .._forecast.work import Copy, Launch, Work
+from .base import Call, Reduced, Reduction, exchanged
 
 
 def reduce(call: Call) -> Reduced:
@@ -27,7 +28,7 @@ def supports(call: Call) -> str | None:
 
 
 def work(call: Call) -> Work:
-    return Work(bytes=4.0 * math.prod(call.spec.kernel_shape) * call.dtype.itemsize, launches=1)
+    return Work((Copy(math.prod(call.spec.kernel_shape) * call.dtype.itemsize, kind="swap"), Launch(1, "swap")))
 
 
 REDUCTION = Reduction("swap", reduce, supports, work, local=True, moves=False)

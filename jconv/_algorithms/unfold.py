@@ -20,8 +20,9 @@ import operator
 from jax import lax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Work
 from .._spec import ConvSpec, span
-from .base import Call, Map, Reduced, Reduction, Work, pad, run_steps
+from .base import Call, Map, Reduced, Reduction, pad
 
 
 def _copies(x, spec: ConvSpec):
@@ -95,11 +96,12 @@ def work(call: Call) -> Work:
     item = (call.accumulator if call.role == "input_grad" else call.dtype).itemsize
     if axis.k == axis.s == 1 and axis.lo == axis.hi == 0:
         return Work()  # positions become images, which is how they lie in memory
-    steps = run_steps(copies / spec.in_features, spec.in_features)
     kept = copies + (0 if call.role == "input_grad" else math.prod(spec.x_shape))
     if call.role == "forward":
         kept += math.prod(spec.output_shape)
-    return Work(bytes=2.5 * copies * item, scalar=steps, launches=3, workspace=kept * item)
+    kind = "unfold transposed" if call.role == "input_grad" else "unfold"
+    runs = copies / spec.in_features * spec.feature_group_count
+    return Work((Copy(copies * item, runs, kind), Launch(1, kind)), workspace=kept * item)
 
 
 REDUCTION = Reduction("unfold", reduce, supports, work, local=True)

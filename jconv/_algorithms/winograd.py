@@ -32,24 +32,22 @@ import numpy as np
 from jax import lax
 from jax import numpy as jnp
 
+from .._forecast.work import Copy, Launch, Loop, Product, Work
 from .._spec import ConvSpec
 from .base import (
-    SIDE,
     Algorithm,
     Call,
-    Work,
+    block_bytes,
     divisor,
     einsum,
     exchanged,
-    long_matmul_work,
     map_blocks,
-    matmul_work,
     pad,
     sum_blocks,
 )
 
 POINTS = (0, 1, -1, 2, -2)
-BLOCK = 20 << 20  # bytes of transformed tiles at a time
+BLOCK = 20 << 20  # bytes of transformed tiles at a time on a CPU
 
 
 @functools.cache
@@ -185,7 +183,7 @@ def _untiled(a: jax.Array, axes: list[int], m: int, spatial: list[int]) -> jax.A
 def _blocked(call: Call, m: int) -> int:
     """Images at a time, 0 for all of a symbolic batch."""
     batch = call.spec.batch_shape[0]
-    return divisor(batch, max(1, BLOCK / _tile_bytes(call, m))) if isinstance(batch, int) else 0
+    return divisor(batch, max(1, block_bytes(call, BLOCK) / _tile_bytes(call, m))) if isinstance(batch, int) else 0
 
 
 def _tile_bytes(call: Call, m: int) -> int:
@@ -270,19 +268,22 @@ def work(call: Call, m: int) -> Work:
     tiles = math.prod(counts) * math.prod(a.o for i, a in enumerate(spec.axes) if i not in axes)
     images = max(1, _blocked(call, m))
     blocks = -(-batch // images)
+    rows = tiles * images
     if call.role == "kernel_grad":
-        products = blocks * n * long_matmul_work(spec.in_features, tiles * images, spec.out_features)
+        product = Product(spec.in_features, rows, spec.out_features, blocks * n, "long batched")
     else:
         depth, columns = (spec.in_features, spec.out_features)[:: -1 if call.role == "input_grad" else 1]
-        rows = tiles * images
-        products = blocks * n * matmul_work(rows, depth, columns) * (1 + 2 * SIDE / max(1, rows))
+        product = Product(rows, depth, columns, blocks * n, "batched")
     transformed = tiles * n * batch * (spec.in_features + spec.out_features)
     kernel = n * spec.in_features * spec.out_features
     return Work(
-        products=products,
-        vector=2.4 * (m + 2) / 2 * transformed,
-        bytes=item * (3.6 * transformed + 4.0 * kernel),
-        launches=blocks * 8 * (m + 2) ** max(0, len(axes) - 1) + 30,
+        (
+            product,
+            Loop((m + 2) / 2 * transformed, spec.in_features, "winograd"),
+            Copy(item * transformed, kind="winograd"),
+            Copy(item * kernel, kind="winograd kernel"),
+            Launch(blocks, "winograd"),
+        ),
         workspace=int(1.1 * images * _tile_bytes(call, m) + item * kernel * (1.5 if call.role == "kernel_grad" else 1)),
     )
 

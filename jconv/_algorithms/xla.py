@@ -6,16 +6,18 @@ The gradients are convolutions themselves; `jconv._spec` derives their geometry 
 
 from __future__ import annotations
 
-import math
-
 from jax import lax
 from jax import numpy as jnp
 from jax.lib import __version__ as jaxlib_version  # type: ignore
 
-from .base import Algorithm, Call, Work, exchanged, matmul_work
+from .._forecast.work import Convolution, Work
+from .base import Algorithm, Call, exchanged
 
 # Lax's own, held on to: a program may put jconv.lax's in the place of `jax.lax.conv_general_dilated`.
 conv_general_dilated = lax.conv_general_dilated
+
+
+MAX_GPU_RANK = 3
 
 
 def _conv(lhs, rhs, call: Call, layout, *, padding, lhs_dilation, **options):
@@ -121,75 +123,18 @@ def kernel_grad(x, g, call: Call):
 
 
 def supports(call: Call) -> str | None:
+    """On GPU what the device's library does not know is left to others: XLA aborts the process over some of it."""
+    if call.platform in ("cuda", "rocm"):
+        if call.spec.rank > MAX_GPU_RANK:
+            return f"the libraries of GPUs convolve along at most {MAX_GPU_RANK} axes, the kernel has {call.spec.rank}"
+        if call.is_integer:
+            return f"the libraries of GPUs convolve floats, not {call.dtype}"
     return None
 
 
 def work(call: Call) -> Work:
-    """XLA on CPU: the library's patch products where it has them, and scalar loops for the rest."""
-    spec = call.spec
-    batch, groups = math.prod(spec.batch_shape), spec.feature_group_count
-    inputs, outputs, taps = spec.in_features // groups, spec.out_features // groups, math.prod(spec.window)
-    space = math.prod(spec.output_spatial) * batch
-    macs = spec.macs * batch
-    if call.role == "kernel_grad":
-        # A convolution whose window is the whole output. Inserted zeros are multiplied too.
-        rows, depth, columns = taps * inputs, space, outputs
-        macs *= math.prod(spec.strides)
-        if groups > 1:
-            return Work(scalar=SCALAR_STEP * macs * (groups if inputs * outputs > 1 else 1), launches=2)
-        # Both operands are transposed, then patches are gathered in runs of the batch: so much a run and an element,
-        # more where the image does not fit into the cache of a core, and a product of many rows visits it everywhere.
-        elements = math.prod(spec.x_shape) + math.prod(spec.output_shape)
-        if spec.rank == 1:
-            gathered = 0.5 * rows * depth + 2 * elements
-        else:
-            item = call.dtype.itemsize
-            outside = min(1.0, max(0.0, math.prod(spec.x_shape) * item / CORE_CACHE - 0.75)) * min(1.0, rows / 400)
-            moved = 1.0 if elements * item < CORE_CACHE else 3.2
-            step = 0.7 + min(1.0, batch / 64) + 2.0 * outside + (4.0 if math.prod(spec.strides) > 1 else 0.0)
-            gathered = rows * depth * (5.0 / max(1, batch) + step) + moved * elements
-        products = matmul_work(rows, depth, 3 * columns) / 3 * (1 if spec.rank <= 2 else 10)
-        return Work(products=products, scalar=gathered, launches=2, workspace=elements * call.dtype.itemsize)
-    if call.role == "input_grad":
-        inputs, outputs, space = outputs, inputs, math.prod(spec.spatial) * batch
-        macs = space * taps * inputs * spec.in_features
-        steps = math.prod(spec.strides)
-    else:
-        steps = math.prod(spec.input_dilation)
-    results = space * groups * outputs
-    if inputs == 1 and groups > 1:
-        return Work(scalar=SCALAR_STEP * macs + 20.0 * results, launches=2)
-    if groups > 1:
-        # One group at a time, and in some versions in loops of its own instead of the library's.
-        return Work(scalar=(0.4 * macs + 2.0 * space * taps * groups) / steps, launches=2 + 0.3 * batch * groups)
-    if call.is_integer and (spec.rank != 2 or call.dtype.itemsize > 1):
-        return Work(scalar=macs / steps, launches=2)  # the library has 8 bits and two axes
-    # Along one axis, and with more than one tap, its product is nearest to what the machine can do; without any axis it
-    # is a loop in some versions (`matmul` is the one for that).
-    factor = (50.0, 0.8, 1.5 if taps == 1 else 1.1)[spec.rank] if spec.rank <= 2 else 8.0
-    if spec.rank == 1 and 1 < outputs < 8 and taps * inputs > 64:
-        factor *= 8.0  # the library then divides the sum between threads, not the results
-    if spec.rank == 1 and spec.kernel_dilation[0] > 1 and taps > 1:
-        factor *= 1 + 20 / inputs  # its patches are gathered in runs of the channels
-    columns = 3 * outputs if outputs > 1 or spec.rank != 1 else 16
-    products = factor * matmul_work(space, taps * inputs, columns) * outputs / columns
-    if spec.rank == 2 or outputs == 1:
-        products /= max(1, steps) ** 0.75  # its patches leave most inserted zeros out
-    # Patches that reach into the padding are gathered element by element.
-    pads = (
-        [((a.k - 1) * a.d - a.lo, (a.k - 1) * a.d - a.hi) for a in spec.axes]
-        if call.role == "input_grad"
-        else (spec.padding)
-    )
-    sizes = spec.spatial if call.role == "input_grad" else spec.output_spatial
-    inside = math.prod(max(0, n - max(0, low) - max(0, high)) / n for n, (low, high) in zip(sizes, pads, strict=True))
-    gathered = space * taps * (2.0 + 0.3 * inputs * (1 - inside))
-    # The kernel is packed anew for each block of results.
-    packed = 30 * math.prod(spec.kernel_shape) * call.dtype.itemsize
-    return Work(products=products, scalar=gathered / steps, bytes=packed / steps, launches=2)
+    kind = "integer" if call.is_integer else "plain" if call.out_dtype == call.dtype else "wide"
+    return Work((Convolution(call.spec, call.role, kind=kind),))
 
-
-CORE_CACHE = 2 << 20  # bytes
-SCALAR_STEP = 3.0  # of a multiply-add in a loop that recomputes its indices
 
 ALGORITHM = Algorithm("xla", forward, input_grad, kernel_grad, supports, work)

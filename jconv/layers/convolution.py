@@ -13,7 +13,7 @@ from jax import numpy as jnp
 
 from .. import _conv, initializers
 from .._dtypes import as_array, canonical_precision, common_dtype
-from .._select import canonical
+from .._plan import parsed
 from .._spec import ConvSpec, Padding, integer, is_sequence, padding_mode_per_axis, padding_per_axis, per_axis
 from .base import (
     Epilogue,
@@ -64,7 +64,7 @@ def _check_options(kernel_size: Any, geometry: dict[str, Any], options: dict[str
             sizes(value, name, minimum=0 if name == "output_padding" else 1)
     mode = options.get("padding_mode", "zeros")
     padding_mode_per_axis(mode, axes(mode))
-    canonical(options.get("algorithm", "auto"))
+    parsed(options.get("algorithm", "auto"))
     canonical_precision(options["precision"])
     check_dtypes(**dtypes)
 

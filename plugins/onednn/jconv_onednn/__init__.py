@@ -22,7 +22,7 @@ import numpy as np
 from jax import numpy as jnp
 
 from jconv import ConvSpec
-from jconv.plugins import UNFINISHED, Algorithm, Call, Finish, Work, matmul_work
+from jconv.plugins import UNFINISHED, Algorithm, Call, Copy, Finish, Launch, Loop, Product, Work
 
 TARGET = "jconv_onednn_convolve"
 LIBRARY = "libjconv_onednn.so"
@@ -206,40 +206,36 @@ def _run(a: jax.Array, b: jax.Array, call: Call, finish: Finish = UNFINISHED) ->
     return out.reshape(spec.kernel_shape if call.role == "kernel_grad" else spec.output_shape)
 
 
-# Price ---------------------------------------------------------------------------------------------------
-# Measured on two AVX-512 cores, over 70 layers in all roles, beside XLA's own algorithms under the prices of
-# jconv._select. What oneDNN would run says how it computes.
-DENSE = 0.6  # of what XLA's matrix product takes for the same
-STRIDED = 1.15
-REORDERED = 13  # bytes moved in the time of one byte of a kernel in another order
-PATCHED = 9  # and of one byte of patches written out
-
-
+# Work ----------------------------------------------------------------------------------------------------
 def work(call: Call) -> Work:
+    """By the name of what oneDNN would run, which says how it computes."""
     spec, (found, scratch) = call.spec, implementation(call)
     groups, batch, taps = spec.feature_group_count, math.prod(spec.batch_shape), math.prod(spec.window)
     inputs, outputs = spec.in_features // groups, spec.out_features // groups
-    macs, strided = spec.macs * batch, max(spec.strides) > 1
+    macs, strided = float(spec.macs * batch), max(spec.strides) > 1
     kernel = math.prod(spec.kernel_shape) * call.dtype.itemsize
     images = (math.prod(spec.x_shape) + math.prod(spec.output_shape)) * call.dtype.itemsize
-    same = Work(bytes=images + kernel, launches=8, workspace=scratch)
+    name = re.sub(r":[^+]*", "", found.replace("x64:gemm:jit", "gemm"))  # without the processor's instructions
+    kind = f"onednn {name} {call.role}"
+    same = (Launch(1, kind), Copy(images, kind=f"onednn {call.role}"))
     if "_dw" in found:  # one channel a lane
-        lanes = -(-groups // 16) * 16 / groups
-        slow = 2 if strided and call.role == "input_grad" else 1
-        return same + Work(vector=0.5 * slow * lanes * macs, bytes=images / 2)
+        slow = " strided" if strided and call.role == "input_grad" else ""
+        return Work((*same, Loop(macs, groups, f"{kind}{slow}")), scratch)
     if "gemm" in found and inputs == outputs == 1:
-        return same + Work(scalar=1.5 * macs)
+        return Work((*same, Loop(macs, kind=f"{kind} of one channel")), scratch)
     positions = batch * math.prod(spec.output_spatial)
     if call.role == "input_grad":
-        products = matmul_work(positions, taps * outputs, inputs)
+        product = Product(positions, taps * outputs, inputs, groups, kind)
+    elif call.role == "forward":
+        product = Product(positions, taps * inputs, outputs, groups, kind)
     else:
-        products = matmul_work(positions, taps * inputs, outputs)
-    products *= DENSE * groups * (STRIDED if strided else 1.0) * call.dtype.itemsize / 4
-    copied = REORDERED * kernel
+        product = Product(taps * inputs, positions, outputs, groups, kind)
+    steps = [*same, product, Copy(kernel, kind="onednn kernel")]
     if "gemm" in found:
-        copied += PATCHED * positions * taps * spec.in_features * call.dtype.itemsize
-    thin = 3.5 * math.prod(spec.x_shape) if call.role == "kernel_grad" and inputs == outputs == 1 else 0.0
-    return same + Work(products=products, bytes=copied, scalar=thin)
+        steps.append(Copy(positions * taps * spec.in_features * call.dtype.itemsize, kind="onednn patches"))
+    if call.role == "kernel_grad" and inputs == outputs == 1:
+        steps.append(Loop(float(math.prod(spec.x_shape)), kind="onednn thin"))
+    return Work(tuple(steps), scratch)
 
 
 def algorithm() -> Algorithm:

@@ -1,0 +1,399 @@
+"""`python -m benchmarks fit`: the prices of the forecasts, from surveys.
+
+The time of a plan is a sum of counts, each with a price of at least 0 (`jconv._forecast`). With c the prices, x the
+counts of one measurement and t its time, they minimise
+
+    sum over measurements of  w (x c - t)^2 / (t p),      p = x c,
+
+which for small errors is the square of log(p / t), and for large ones treats twice and half alike. It is solved by
+setting p to what the last prices gave, again and again: each time a least-squares problem with c >= 0 (Lawson and
+Hanson, "Solving least squares problems", 1974, chapter 23). w is smaller for plans far behind the best of their call,
+which need only be known to be far, and for errors that are large after all (Huber, 1964).
+
+Few measurements of a count cannot tell its price, so each is drawn, weakly, to a first guess: for float32 the price of
+the plain kind, for the other dtypes that of float32 times what their units take.
+
+The regret of a call is the time of the plan taken over the time of the best that was measured. It is also told for
+layers that the fit has not seen, each left out in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax import numpy as jnp
+from scipy.optimize import nnls
+
+from benchmarks.survey import FOLDER, read, spec_of, tuned, work_of
+from jconv import _files as jconv_files
+from jconv import _forecast, _primitive, _select
+from jconv._algorithms import ALGORITHMS, REDUCTIONS
+from jconv._algorithms.base import Call
+from jconv._dtypes import result_dtype
+from jconv._plan import SEPARATOR, Plan
+
+PRICES = _forecast.PRICES
+ROUNDS = 12
+FAR, LEAST = 2.0, 0.25  # times the best of the call, from where a measurement counts less; and what it counts at least
+WEAK = 6e-5  # how strongly prices of float32 are drawn to their first guess, in measurements for each that there is
+LARGE = 0.5  # of log(p / t), from where an error counts less
+SMALL = 0.02  # a price that is no more of any measurement is left out
+
+
+# Measured in the same runs as h200.jsonl: a copy, bytes read and written; and in bfloat16 a product of 8192 x 8192.
+H200 = {dtype: {"bytes": 2 / 4.17e12} for dtype in ("float32", "bfloat16")}
+H200["bfloat16"]["matrix"] = 2 / 780e12
+
+
+class Measured(NamedTuple):
+    """One call of a survey: its plans with their counts and seconds."""
+
+    layer: str
+    call: Call
+    names: tuple[str, ...]
+    counts: tuple[dict[str, float], ...]
+    seconds: np.ndarray
+    lax: float
+
+
+def call_of(record: dict[str, Any], platform: str) -> Call:
+    """The call of a line of a survey."""
+    dtype = jnp.dtype(record["dtype"])
+    return Call(
+        _primitive.flatten_batch(spec_of(record)), record["role"], dtype, result_dtype(dtype, None), None, platform
+    )
+
+
+def measured(records: Iterable[dict[str, Any]], platform: str) -> list[Measured]:
+    """The calls of a survey, with the counts of the plans that exist."""
+    model, found = _forecast.Model(platform, "", {}, 1.0), []
+    for record in records:
+        if "layer" not in record:
+            continue
+        call, seconds, counts = call_of(record, platform), {}, []
+        for label, ms in record["ms"].items():
+            name = "xla" if label == "lax" and "xla" not in record["ms"] else label
+            plan = _plan(name, record)
+            if plan is not None and plan.refusal(call) is None and _comparable(plan, call):
+                seconds[name] = ms / 1e3
+                counts.append(model.counts(plan.work(call), call.dtype, _select.result_bytes(call)))
+        lax = record["ms"].get("lax", math.nan) / 1e3
+        found.append(Measured(record["layer"], call, tuple(seconds), tuple(counts), np.array([*seconds.values()]), lax))
+    return found
+
+
+def _plan(name: str, record: dict[str, Any]) -> Plan | None:
+    """The plan of a name in a survey, a plug-in's by what it said then; None for a peer."""
+    *reductions, last = name.split(SEPARATOR)
+    if entry := record.get("plugged", {}).get(name):
+        done = work_of(entry)
+        xla = ALGORITHMS["xla"]
+        algorithm = dataclasses.replace(xla, name=last, supports=lambda call: None, work=lambda call: done)
+    elif last not in ALGORITHMS:
+        return None
+    else:
+        algorithm = ALGORITHMS[last]
+    return Plan(algorithm, tuple(REDUCTIONS[reduction] for reduction in reductions))
+
+
+def _comparable(plan: Plan, call: Call) -> bool:
+    """Whether a plan still does what was measured: on GPU, `matmul` and `winograd` took a few images at a time."""
+    return call.platform == "cpu" or not plan.algorithm.name.startswith("winograd")
+
+
+# Fitting -------------------------------------------------------------------------------------------------
+class Problem(NamedTuple):
+    """All measurements of one dtype, as a matrix."""
+
+    names: list[str]
+    x: np.ndarray
+    t: np.ndarray
+    w: np.ndarray
+    layer: np.ndarray
+
+
+def problem(calls: Sequence[Measured], names: Sequence[str]) -> Problem:
+    place = {name: i for i, name in enumerate(names)}
+    rows, times, weights, layers = [], [], [], []
+    for call in calls:
+        best = call.seconds.min()
+        for counts, seconds in zip(call.counts, call.seconds, strict=True):
+            row = np.zeros(len(names))
+            for name, number in counts.items():
+                if name in place:
+                    row[place[name]] = number
+            rows.append(row)
+            times.append(seconds)
+            weights.append(max(LEAST, min(1.0, FAR * best / seconds)))
+            layers.append(call.layer)
+    return Problem(list(names), np.array(rows), np.array(times), np.array(weights), np.array(layers))
+
+
+def solve(
+    p: Problem, guess: np.ndarray, pull: np.ndarray, start: np.ndarray | None = None, rounds: int = ROUNDS
+) -> np.ndarray:
+    """The prices; `pull` is how strongly each is drawn to its guess, in measurements."""
+    scale = np.where(guess > 0, guess, 1e-12)
+    c = guess.copy() if start is None else start
+    forecast = np.maximum(p.x @ c, 1e-7)
+    for _ in range(rounds):
+        error = np.log(forecast / p.t)  # one that makes a plan look too good is not excused
+        weight = np.sqrt(p.w * np.minimum(1.0, LARGE / np.maximum(error, 1e-9)) / (p.t * forecast))
+        a = p.x * scale * weight[:, None]
+        left = a.T @ a + np.diag(pull)
+        right = a.T @ (p.t * weight) + pull * (guess / scale)
+        factor = np.linalg.cholesky(left + 1e-9 * np.eye(len(left)))
+        c = scale * nnls(factor.T, np.linalg.solve(factor, right), maxiter=20 * len(left))[0]
+        forecast = np.sqrt(forecast * np.maximum(p.x @ c, 1e-7))  # half way, which does not go to and fro
+    return c
+
+
+def first_guess(p: Problem) -> np.ndarray:
+    """For each count, the price at which it alone would explain a tenth of the median of its measurements."""
+    guess = np.zeros(len(p.names))
+    for j in range(len(p.names)):
+        some = p.x[:, j] > 0
+        guess[j] = 0.1 * np.median(p.t[some] / p.x[some, j]) if some.any() else 0.0
+    return guess
+
+
+def _kept(p: Problem, prices: np.ndarray) -> dict[str, float]:
+    """The prices of what was measured; of what is never more than a small part of a time, none."""
+    found = {}
+    for j, (name, price) in enumerate(zip(p.names, prices, strict=True)):
+        some = p.x[:, j] > 0
+        if some.any():
+            found[name] = float(price) if (p.x[some, j] * price / p.t[some]).max() > SMALL else 0.0
+    return found
+
+
+def _names(calls: Sequence[Measured]) -> list[str]:
+    return sorted({name for call in calls for counts in call.counts for name in counts})
+
+
+def fit(calls: Sequence[Measured]) -> dict[str, _forecast.Prices]:
+    """The prices of every dtype."""
+    return _forecast.completed(measured_prices(calls))
+
+
+def measured_prices(calls: Sequence[Measured], pull: float = 0.3) -> dict[str, dict[str, float]]:
+    """The prices of what was measured in each dtype."""
+    names = _names(calls)
+    by = {d: [c for c in calls if c.call.dtype.name == d] for d in sorted({c.call.dtype.name for c in calls})}
+    base = problem(by.pop("float32"), names)
+    weak = np.full(len(names), WEAK * len(base.t))
+    prices = solve(base, first_guess(base), weak)
+    found, seen = {"float32": _kept(base, prices)}, np.asarray((base.x > 0).any(axis=0))
+    others = problem([c for own in by.values() for c in own], names) if by else base
+    # What float32 does not do is guessed from all the others.
+    rest = solve(others, np.where(seen, prices, first_guess(others)), weak) if by else prices
+    for dtype, own in by.items():
+        p = problem(own, names)
+        start = np.where(seen, prices * _forecast.RATIOS.get(dtype, 1.0), rest)
+        unseen = {n: float(c) for n, c, s in zip(names, rest, seen, strict=True) if c and not s}
+        found[dtype] = _kept(p, solve(p, start, np.full(len(names), pull))) | unseen
+    for own in found.values():
+        own.update(_siblings(own))
+    found["float32"].update(_plain(found["float32"]))
+    return found
+
+
+def _siblings(prices: dict[str, float]) -> dict[str, float]:
+    """What a way of XLA costs along so many axes, where no survey had it: the most that it does along others."""
+    found: dict[str, float] = {}
+    for name, price in prices.items():
+        for rank in "0123":
+            other = re.sub(r"\d-d", f"{rank}-d", name)
+            if other not in prices:
+                found[other] = max(price, found.get(other, 0.0))
+    return found
+
+
+def _plain(prices: dict[str, float]) -> dict[str, float]:
+    """What a kind costs that was not surveyed: the median of those that were."""
+    groups: dict[str, list[float]] = {}
+    for name, price in prices.items():
+        kind, colon, what = name.partition(": ")
+        if not kind.startswith("xla ") and price > 0 and " " in kind:
+            groups.setdefault(f"plain {kind.split()[-1]}{colon}{what}", []).append(price)
+    return {name: float(np.median(found)) for name, found in groups.items() if name not in prices}
+
+
+# Regret --------------------------------------------------------------------------------------------------
+class Regret(NamedTuple):
+    """The time taken over the best time of each call, with what was taken."""
+
+    layer: str
+    call: Call
+    taken: str
+    best: str
+    seconds: float
+    ratio: float
+    lax: float
+
+
+def forecasts(call: Measured, prices: dict[str, _forecast.Prices]) -> np.ndarray:
+    own = prices.get(call.call.dtype.name) or prices["float32"]
+    return np.array([sum(own[n] * v for n, v in counts.items()) for counts in call.counts])
+
+
+def regret(call: Measured, prices: dict[str, _forecast.Prices], margin: float, without: str = "") -> Regret:
+    """Of the plan that the prices take, among those that were measured; of an algorithm, `without`, none."""
+    able = [i for i, name in enumerate(call.names) if not without or without not in name]
+    cost = forecasts(call, prices) * np.array([1.0 if n == "xla" else margin for n in call.names])
+    taken = min(able, key=lambda i: cost[i])
+    best = min(able, key=lambda i: call.seconds[i])
+    seconds = call.seconds
+    lax = call.lax / seconds[taken]
+    return Regret(
+        call.layer, call.call, call.names[taken], call.names[best], float(seconds[best]),
+        float(seconds[taken] / seconds[best]), float(lax),
+    )  # fmt: skip
+
+
+def left_out(calls: Sequence[Measured], margin: float, without: Sequence[str], folds: int = 0) -> list[list[Regret]]:
+    """The regrets, without each of the algorithms, on layers that the prices were fitted without: one at a time, or in
+    so many folds."""
+    layers = list(dict.fromkeys(call.layer for call in calls))
+    found: list[list[Regret]] = [[] for _ in without]
+    for fold in range(folds or len(layers)):
+        unseen = set(layers[fold :: folds or len(layers)])
+        prices = fit([c for c in calls if c.layer not in unseen])
+        for regrets, name in zip(found, without, strict=True):
+            regrets += [regret(c, prices, margin, name) for c in calls if c.layer in unseen]
+    return found
+
+
+def mean(values: Iterable[float]) -> float:
+    return math.exp(np.mean(np.log(list(values))))
+
+
+# Output --------------------------------------------------------------------------------------------------
+ABOUT = "The prices of jconv._forecast, in seconds a count. Written by `python -m benchmarks fit`; not to be edited."
+
+
+def _rounded(prices: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """To three digits, without what costs nothing: but for one price of each kind, which says that it was measured."""
+    base, kept = prices["float32"], {}
+    kinds = {name.partition(": ")[0] for name, price in base.items() if price > 0}
+    for dtype, own in sorted(prices.items()):
+        kept[dtype] = {}
+        for name, price in sorted(own.items()):
+            kind = name.partition(": ")[0]
+            if price > 0 or base.get(name) or (dtype == "float32" and kind not in kinds):
+                kept[dtype][name] = float(f"{price:.3g}")
+                kinds.add(kind)
+    return kept
+
+
+def surveys() -> dict[str, tuple[pathlib.Path, float]]:
+    """The committed survey of each platform, and the margin that its forecasts are taken with."""
+    return {"cpu": (FOLDER / "cpu.jsonl.gz", 1.1), "cuda": (FOLDER / "h200.jsonl", 1.5)}
+
+
+def surveyed(platform: str, files: Iterable[pathlib.Path] = ()) -> tuple[dict[str, Any], list[Measured]]:
+    """The calls of a platform's survey and of files of tuned choices, and all of its entry in the generated file but
+    the prices."""
+    path, margin = surveys()[platform]
+    names, records = [path.name], read(path)
+    for file in files:
+        names.append(file.name)
+        records += tuned(file, platform)
+    calls = measured(records, platform)
+    about = next((r for r in records if "layer" not in r), {})
+    rates = about.get("rates", H200 if platform == "cuda" else {})
+    cores = f", {about['cores']} cores" if "cores" in about else ""
+    entry = {
+        "name": f"{about.get('device', 'NVIDIA H200')}{cores}",
+        "from": f"{', '.join(names)}: {len(calls)} calls, {sum(len(c.names) for c in calls)} measurements",
+        "margin": margin,
+        "rates": {dtype: {kind: float(f"{s:.3g}") for kind, s in own.items()} for dtype, own in rates.items()},
+    }
+    return entry, calls
+
+
+def differences(
+    one: dict[str, dict[str, float]], other: dict[str, dict[str, float]], calls: Sequence[Measured]
+) -> np.ndarray:
+    """How far the forecasts of two sets of prices are from one another, as logarithms, for all that was measured."""
+    a, b = (np.concatenate([forecasts(c, _forecast.completed(p)) for c in calls]) for p in (one, other))
+    return np.abs(np.log(a / b))
+
+
+def same(kept: dict[str, Any], found: dict[str, Any], calls: Sequence[Measured]) -> bool:
+    """Whether an entry of the file is what was fitted: all but the prices to the letter, and these by what they
+    forecast, since where two of them can stand for one another a library's last digits decide."""
+    if {k: v for k, v in kept.items() if k != "prices"} != {k: v for k, v in found.items() if k != "prices"}:
+        return False
+    far = differences(kept["prices"], found["prices"], calls)
+    return bool(far.mean() < 0.005 and far.max() < 0.2)
+
+
+def text_of(entries: dict[str, Any]) -> str:
+    """The generated file."""
+    return json.dumps({"about": ABOUT, "platforms": entries}, indent=1) + "\n"
+
+
+def _summary(title: str, found: Sequence[Regret], show: int) -> str:
+    """One line, and the worst."""
+    if not found:
+        return f"{title}: no calls"
+    worst = sorted(found, key=lambda r: -r.ratio)
+    lax = [r.lax for r in found if math.isfinite(r.lax)]
+    behind = sum(ratio < 0.95 for ratio in lax)
+    lines = [
+        f"{title}: {len(found)} calls, regret {mean(r.ratio for r in found):.3f}, worst {worst[0].ratio:.2f}, "
+        f"{sum(r.ratio > 1.5 and r.seconds > 1e-4 for r in found)} above 1.5 among those over 100 us; "
+        f"{mean(lax):.2f} times lax, worst {min(lax):.2f}, {behind} below 0.95"
+    ]
+    lines += [
+        f"    {r.ratio:5.2f}  {r.layer} {r.call.dtype.name} {r.call.role}: {r.taken}, "
+        f"best {r.best} {r.seconds * 1e3:.3g} ms"
+        for r in worst[:show]
+    ]
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks fit", description=__doc__)
+    parser.add_argument("--platform", choices=sorted(surveys()), nargs="+", default=sorted(surveys()))
+    parser.add_argument("--quick", action="store_true", help="leave no layer out: the regret on what was fitted alone")
+    parser.add_argument("--folds", type=int, default=0, help="leave layers out in so many parts, not one at a time")
+    parser.add_argument("--show", type=int, default=8, help="how many of the worst calls to list")
+    parser.add_argument(
+        "--tuned", type=pathlib.Path, nargs="+", default=[], help="files of jconv.tune, whose measurements are fitted too"
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing: 1 where the file is not what this writes")
+    args = parser.parse_args(argv)
+    entries, status = dict(_forecast.stored()), 0
+    for platform in args.platform:
+        entry, calls = surveyed(platform, args.tuned)
+        margin, entry["prices"] = entry["margin"], _rounded(measured_prices(calls))
+        prices = _forecast.completed(entry["prices"])
+        if args.check and not same(entries.get(platform, {}), entry, calls):
+            print(f"{platform}: {PRICES} is not what this writes")
+            status = 1
+        entries[platform] = entry
+        print(f"\n{platform}: {entry['name']}, from {entry['from']}")
+        algorithms = ("", "onednn") if platform == "cpu" else ("",)
+        ending = lambda name: f" without {name}" if name else ""
+        for name in algorithms:
+            for dtype in sorted({c.call.dtype.name for c in calls}):
+                own = [regret(c, prices, margin, name) for c in calls if c.call.dtype.name == dtype]
+                print(_summary(f"{dtype}{ending(name)}", own, args.show))
+        if not args.quick:
+            for name, found in zip(algorithms, left_out(calls, margin, algorithms, args.folds), strict=True):
+                print(_summary(f"layers left out{ending(name)}", found, 2 * args.show))
+    if args.check:
+        return status
+    jconv_files.write_atomically(PRICES, text_of(entries).encode())
+    print(f"\nwritten: {PRICES}")
+    return 0

@@ -1,0 +1,193 @@
+"""The forecasts: fitted, not edited; near the best plan of what was measured; and of machines that differ."""
+
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+import jconv
+from benchmarks import fit
+from jconv import _cache, _forecast, _select
+from jconv._algorithms.base import ROLES, Call
+from jconv._forecast import model, stored
+from jconv._forecast.work import Convolution, Copy, Launch, Loop, Product, Transform, Work
+from jconv._plan import named_plan
+
+FLOAT32 = np.dtype("float32")
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDS = 2
+BOUNDS = {"cpu": (1.13, 4.5), "cuda": (1.10, 2.0)}  # of the mean, and of the worst of those over 100 us
+UNSEEN = {"cpu": 1.30, "cuda": 1.50}
+surveyed = functools.cache(fit.surveyed)
+
+
+@functools.cache
+def command(platform):
+    """What ``python -m benchmarks fit --check`` says; in one thread, in which it is done sooner beside other tests."""
+    args = ["fit", "--check", "--folds", str(FOLDS), "--show", "0", "--platform", platform]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *args], check=False, cwd=ROOT, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize("platform", sorted(stored()))
+def test_the_file_is_what_the_fit_writes_and_unseen_layers_have_little_regret(platform):
+    done = command(platform)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.findall(r"layers left out.*: (\d+) calls, regret ([\d.]+)", done.stdout)
+    assert found
+    for calls, regret in found:
+        assert int(calls) == len(surveyed(platform)[1])
+        assert float(regret) <= UNSEEN[platform]
+
+
+def test_a_price_that_is_edited_is_found_out():
+    entry, calls = surveyed("cpu")
+    kept = stored()["cpu"]
+    assert fit.same(kept, entry | {"prices": kept["prices"]}, calls)
+    edited = {dtype: dict(own) for dtype, own in kept["prices"].items()}
+    edited["float32"]["plain product: multiply-adds"] *= 1.5
+    assert not fit.same(kept, entry | {"prices": edited}, calls)
+    assert not fit.same(kept, entry | {"prices": kept["prices"], "margin": 1.01}, calls)
+
+
+@pytest.mark.parametrize(("platform", "without"), [("cpu", ""), ("cpu", "onednn"), ("cuda", "")])
+def test_the_regret_on_what_was_measured_is_bounded(platform, without):
+    entry, calls = surveyed(platform)
+    prices = _forecast.completed(stored()[platform]["prices"])
+    found = [fit.regret(call, prices, entry["margin"], without) for call in calls]
+    mean, worst = BOUNDS[platform]
+    assert fit.mean(r.ratio for r in found) <= mean
+    assert max(r.ratio for r in found if r.seconds > 1e-4) <= worst
+
+
+def test_on_gpu_the_plans_are_faster_than_lax_and_none_is_slower():
+    entry, calls = surveyed("cuda")
+    prices = _forecast.completed(stored()["cuda"]["prices"])
+    gains = [fit.regret(call, prices, entry["margin"]).lax for call in calls]
+    assert fit.mean(gains) >= 2.0
+    assert min(gains) >= 0.95
+
+
+def test_the_fit_finds_prices_that_made_the_times():
+    """Times made of known prices, with noise: the prices come back."""
+    rng = np.random.default_rng(0)
+    x = rng.lognormal(0, 2, (400, 5)) * (rng.random((400, 5)) < 0.6)
+    x[:, 0] += 1.0
+    true = np.array([3e-6, 1e-9, 5e-8, 0.0, 2e-7])
+    t = (x @ true) * rng.lognormal(0, 0.05, 400)
+    p = fit.Problem(list("abcde"), x, t, np.ones(400), np.array(["layer"] * 400))
+    found = fit.solve(p, np.full(5, 1e-8), np.full(5, 1e-6), rounds=30)
+    assert found[[0, 2, 4]] == pytest.approx(true[[0, 2, 4]], rel=0.05)
+    assert found[3] <= 1e-9
+
+
+# Models --------------------------------------------------------------------------------------------------
+STEPS = (
+    Product(100, 20, 30),
+    Loop(1e6, 32),
+    Copy(1e6, 1e3),
+    Transform(1e6, 1024),
+    Launch(3),
+    Convolution(jconv.ConvSpec((2, 16, 16, 8), (3, 3, 8, 8)), "forward"),
+    Convolution(jconv.ConvSpec((2, 16, 16, 8), (3, 3, 2, 8), feature_group_count=4), "kernel_grad"),
+    Convolution(jconv.ConvSpec((2, 16, 16, 8), (3, 3, 1, 8), feature_group_count=8), "input_grad"),
+)
+
+
+@pytest.mark.parametrize("platform", sorted(stored()))
+@pytest.mark.parametrize(
+    "dtype", ["float32", "float64", "bfloat16", "float16", "complex64", "complex128", "int8", "int32"]
+)
+def test_every_step_has_a_price_that_grows_with_the_work(platform, dtype):
+    prices = model(platform)
+    for step in STEPS:
+        once = prices.price((step,), jnp.dtype(dtype))
+        assert math.isfinite(once)
+        assert once > 0, step
+        assert prices.price((step * 3,), jnp.dtype(dtype)) > 1.2 * once, step
+        assert prices.price((step, step), jnp.dtype(dtype)) == pytest.approx(2 * once)
+
+
+def test_a_kind_that_no_survey_had_costs_what_the_plain_one_does():
+    prices = model("cpu")
+    strange, plain = (prices.price((Copy(1e6, 10, kind),), FLOAT32) for kind in ("of a stranger", "plain"))
+    assert strange == plain > 0
+
+
+def test_work_adds_up():
+    work = Work((Launch(2),), 100) + Work((Copy(8.0, 2.0),), 50) * 3
+    assert work == Work((Launch(2), Copy(8.0, 2.0, times=3)), 150)
+    call = Call(jconv.ConvSpec((4, 8, 20, 20, 8), (3, 3, 3, 8, 8)), "forward", FLOAT32, FLOAT32, None, "cpu")
+    counts = model("cpu").counts(named_plan("unfold+matmul").work(call), FLOAT32)
+    assert any(name.startswith("unfold copy") for name in counts)
+    assert any(name.startswith("plain product") for name in counts)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_what_is_forecast_is_the_price_of_the_plans_work(role):
+    """By recursion for all plans at once, and plan by plan."""
+    call = Call(
+        jconv.ConvSpec((4, 20, 20, 12), (3, 3, 3, 24), feature_group_count=4), role, FLOAT32, FLOAT32, None, "cpu"
+    )
+    prices = _select.forecaster("cpu")
+    for found in _select.plans(call):
+        work = found.plan.work(call)
+        assert found.workspace == work.workspace
+        want = prices.price(work.steps, FLOAT32) + prices.held(work.workspace, _select.result_bytes(call), FLOAT32)
+        assert found.seconds == pytest.approx(want)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("platform", ["cuda", "rocm"])
+def test_on_gpu_xla_is_not_asked_for_what_its_library_does_not_know(platform, role):
+    for spec, dtype in (
+        (jconv.ConvSpec((2, 5, 5, 5, 5, 3), (2, 2, 2, 2, 3, 4)), "float32"),
+        (jconv.ConvSpec((2, 8, 8, 3), (3, 3, 3, 4)), "int8"),
+        (jconv.ConvSpec((2, 8, 8, 4), (3, 3, 1, 4), feature_group_count=4), "int32"),
+    ):
+        call = Call(spec, role, jnp.dtype(dtype), jnp.dtype(dtype), None, platform)
+        taken = _select.select(call).plan
+        assert taken.refusal(call) is None
+        assert taken.name != "xla"
+        assert "libraries of GPUs" in (named_plan("xla").refusal(call) or "")
+
+
+# This machine --------------------------------------------------------------------------------------------
+def test_a_machine_of_other_rates_has_other_prices(tmp_path, monkeypatch):
+    """Ten times slower products, everything else the same: plans of few products are taken instead."""
+    monkeypatch.setenv("JCONV_CACHE", str(tmp_path / "kept.json"))
+    _cache.forget()
+    _select.forecaster.cache_clear()
+    call = Call(jconv.ConvSpec((4, 56, 56, 64), (3, 3, 64, 64)), "kernel_grad", FLOAT32, FLOAT32, None, "cpu", True)
+    before, fitted = _select.select(call), model("cpu")
+    assert fitted.name in before.reason
+    rates = {dtype: dict(own) for dtype, own in fitted.rates.items()}
+    rates["float32"]["matrix"] *= 10
+    try:
+        _cache.remember({}, rates=rates)
+        _select.forecaster.cache_clear()
+        slower = _select.forecaster("cpu")
+        assert slower.name.endswith("calibrated")
+        product, copy = (Product(500, 500, 500),), (Copy(1e6),)
+        assert slower.price(product, FLOAT32) > 3 * fitted.price(product, FLOAT32)
+        assert slower.price(copy, FLOAT32) == fitted.price(copy, FLOAT32)
+        assert "calibrated" in _select.select(call).reason
+        kept = json.loads((tmp_path / "kept.json").read_text())
+        assert kept["rates"] == {_cache.environment(jax.local_devices()[0]): rates}
+    finally:
+        _cache.forget()
+        monkeypatch.delenv("JCONV_CACHE")
+        _select.forecaster.cache_clear()
+    assert _select.select(call) == before
+    assert _forecast.model("tpu") is None
