@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 import jconv
-from benchmarks import finish, harness, low_precision, machine, per_example, report, steps, survey
+from benchmarks import finish, harness, low_precision, machine, per_example, report, steps
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
 from benchmarks.peers.base import PLUGGED

@@ -8,10 +8,13 @@ counts of one measurement and t its time, they minimise
 which for small errors is the square of log(p / t), and for large ones treats twice and half alike. It is solved by
 setting p to what the last prices gave, again and again: each time a least-squares problem with c >= 0 (Lawson and
 Hanson, "Solving least squares problems", 1974, chapter 23). w is smaller for plans far behind the best of their call,
-which need only be known to be far, and for errors that are large after all (Huber, 1964).
+which need only be known to be far, and for errors that are large after all (Huber, 1964). Most of the error that all
+plans of a call have in common is taken out of t first, as it does not matter to their order.
 
 Few measurements of a count cannot tell its price, so each is drawn, weakly, to a first guess: for float32 the price of
 the plain kind, for the other dtypes that of float32 times what their units take.
+
+What is left of the errors is kept beside the prices, for calls that are alike (`jconv._forecast.near`).
 
 The regret of a call is the time of the plan taken over the time of the best that was measured. It is also told for
 layers that the fit has not seen, each left out in turn.
@@ -21,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -38,12 +42,14 @@ from jconv import _forecast, _primitive, _select
 from jconv._algorithms import ALGORITHMS, REDUCTIONS
 from jconv._algorithms.base import Call
 from jconv._dtypes import result_dtype
+from jconv._forecast import near
 from jconv._plan import SEPARATOR, Plan
 
 PRICES = _forecast.PRICES
 ROUNDS = 12
 FAR, LEAST = 2.0, 0.25  # times the best of the call, from where a measurement counts less; and what it counts at least
 WEAK = 6e-5  # how strongly prices of float32 are drawn to their first guess, in measurements for each that there is
+COMMON = 0.8  # how much of what is common to all plans of a call is left out of account: only their order matters
 LARGE = 0.5  # of log(p / t), from where an error counts less
 SMALL = 0.02  # a price that is no more of any measurement is left out
 
@@ -117,24 +123,28 @@ class Problem(NamedTuple):
     x: np.ndarray
     t: np.ndarray
     w: np.ndarray
-    layer: np.ndarray
+    call: np.ndarray
+
+
+def _weights(call: Measured) -> np.ndarray:
+    """How much each measurement counts."""
+    return np.clip(FAR * call.seconds.min() / call.seconds, LEAST, 1.0)
 
 
 def problem(calls: Sequence[Measured], names: Sequence[str]) -> Problem:
     place = {name: i for i, name in enumerate(names)}
-    rows, times, weights, layers = [], [], [], []
-    for call in calls:
-        best = call.seconds.min()
-        for counts, seconds in zip(call.counts, call.seconds, strict=True):
+    rows, times, weights, owners = [], [], [], []
+    for i, call in enumerate(calls):
+        for counts, seconds, weight in zip(call.counts, call.seconds, _weights(call), strict=True):
             row = np.zeros(len(names))
             for name, number in counts.items():
                 if name in place:
                     row[place[name]] = number
             rows.append(row)
             times.append(seconds)
-            weights.append(max(LEAST, min(1.0, FAR * best / seconds)))
-            layers.append(call.layer)
-    return Problem(list(names), np.array(rows), np.array(times), np.array(weights), np.array(layers))
+            weights.append(weight)
+            owners.append(i)
+    return Problem(list(names), np.array(rows), np.array(times), np.array(weights), np.array(owners))
 
 
 def solve(
@@ -145,15 +155,23 @@ def solve(
     c = guess.copy() if start is None else start
     forecast = np.maximum(p.x @ c, 1e-7)
     for _ in range(rounds):
-        error = np.log(forecast / p.t)  # one that makes a plan look too good is not excused
-        weight = np.sqrt(p.w * np.minimum(1.0, LARGE / np.maximum(error, 1e-9)) / (p.t * forecast))
+        t = p.t * _common(forecast / p.t, p)
+        error = np.log(forecast / t)  # one that makes a plan look too good is not excused
+        weight = np.sqrt(p.w * np.minimum(1.0, LARGE / np.maximum(error, 1e-9)) / (t * forecast))
         a = p.x * scale * weight[:, None]
         left = a.T @ a + np.diag(pull)
-        right = a.T @ (p.t * weight) + pull * (guess / scale)
+        right = a.T @ (t * weight) + pull * (guess / scale)
         factor = np.linalg.cholesky(left + 1e-9 * np.eye(len(left)))
         c = scale * nnls(factor.T, np.linalg.solve(factor, right), maxiter=20 * len(left))[0]
         forecast = np.sqrt(forecast * np.maximum(p.x @ c, 1e-7))  # half way, which does not go to and fro
     return c
+
+
+def _common(ratio: np.ndarray, p: Problem) -> np.ndarray:
+    """By how much all plans of a call were forecast too high or too low together, raised to `COMMON`."""
+    error = np.clip(np.log(ratio), -1.0, 1.0)
+    sums, weights = np.bincount(p.call, p.w * error), np.bincount(p.call, p.w)
+    return np.exp(COMMON * sums / weights)[p.call]
 
 
 def first_guess(p: Problem) -> np.ndarray:
@@ -177,11 +195,6 @@ def _kept(p: Problem, prices: np.ndarray) -> dict[str, float]:
 
 def _names(calls: Sequence[Measured]) -> list[str]:
     return sorted({name for call in calls for counts in call.counts for name in counts})
-
-
-def fit(calls: Sequence[Measured]) -> dict[str, _forecast.Prices]:
-    """The prices of every dtype."""
-    return _forecast.completed(measured_prices(calls))
 
 
 def measured_prices(calls: Sequence[Measured], pull: float = 0.3) -> dict[str, dict[str, float]]:
@@ -227,6 +240,57 @@ def _plain(prices: dict[str, float]) -> dict[str, float]:
     return {name: float(np.median(found)) for name, found in groups.items() if name not in prices}
 
 
+# What is near --------------------------------------------------------------------------------------------
+LENGTHS, RIDGES = (0.7, 1.0, 1.4, 2.0, 2.8), (0.1, 0.3, 1.0)
+
+
+class Alike(NamedTuple):
+    """The calls of one dtype and role: the errors of plans, which are known, their weights, and how far apart the calls
+    are, squared; those of one layer are so far that they do not tell of one another."""
+
+    errors: np.ndarray
+    known: np.ndarray
+    weights: np.ndarray
+    away: np.ndarray
+
+
+def _alike(calls: Sequence[Measured], plans: Sequence[str], lines: Sequence[str]) -> Alike:
+    places, errors, known = near.Near(lines, plans, LENGTHS[0], RIDGES[0]).tables
+    weights, layers = np.zeros_like(known), np.array([call.layer for call in calls])
+    for row, call in zip(weights, calls, strict=True):
+        row[[plans.index(name) for name in call.names]] = _weights(call)
+    away = np.square(places[:, None] - places[None]).sum(-1)
+    return Alike(errors, known, weights, np.where(layers[:, None] == layers[None], np.inf, away))
+
+
+def _surprise(alike: Alike, length: float, ridge: float) -> float:
+    """How far the errors of calls are from what those of other layers tell of them."""
+    w = np.exp(-alike.away / (2 * length**2))
+    told = w @ alike.errors / (w @ alike.known + ridge)
+    error = np.minimum(np.abs(alike.errors - told) / near.UNIT, 1.0)
+    return float((alike.weights * error**2).sum())
+
+
+def near_of(calls: Sequence[Measured], prices: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """The errors of the forecasts by prices, and the length and the ridge by which other layers tell them best."""
+    completed = _forecast.completed(prices)
+    plans = sorted({name for call in calls for name in call.names})
+    groups: dict[str, list[Measured]] = {}
+    for call in calls:
+        groups.setdefault(f"{call.call.dtype.name} {call.call.role}", []).append(call)
+    lines: dict[str, list[str]] = {key: [] for key in groups}
+    for key, own in groups.items():
+        for call in own:
+            errors = np.log(call.seconds / priced(call, completed))
+            errors -= COMMON * np.average(errors, weights=_weights(call))
+            told = {plans.index(name): error for name, error in zip(call.names, errors, strict=True)}
+            lines[key].append(near.line_of(call.call.spec, told))
+    alike = [_alike(own, plans, lines[key]) for key, own in groups.items()]
+    surprise = lambda pair: sum(_surprise(own, *pair) for own in alike)
+    length, ridge = min(itertools.product(LENGTHS, RIDGES), key=surprise)
+    return {"length": length, "ridge": ridge, "plans": plans, "calls": lines}
+
+
 # Regret --------------------------------------------------------------------------------------------------
 class Regret(NamedTuple):
     """The time taken over the best time of each call, with what was taken."""
@@ -240,15 +304,24 @@ class Regret(NamedTuple):
     lax: float
 
 
-def forecasts(call: Measured, prices: dict[str, _forecast.Prices]) -> np.ndarray:
+def fitted(calls: Sequence[Measured]) -> dict[str, Any]:
+    """What an entry of the generated file has from the fit."""
+    prices = _rounded(measured_prices(calls))
+    return {"prices": prices, "near": near_of(calls, prices)}
+
+
+def priced(call: Measured, prices: dict[str, _forecast.Prices]) -> np.ndarray:
+    """What prices alone give for each plan."""
     own = prices.get(call.call.dtype.name) or prices["float32"]
     return np.array([sum(own[n] * v for n, v in counts.items()) for counts in call.counts])
 
 
-def regret(call: Measured, prices: dict[str, _forecast.Prices], margin: float, without: str = "") -> Regret:
-    """Of the plan that the prices take, among those that were measured; of an algorithm, `without`, none."""
+def regret(call: Measured, model: _forecast.Model, without: str = "") -> Regret:
+    """Of the plan that a model takes, among those that were measured; of an algorithm, `without`, none."""
     able = [i for i, name in enumerate(call.names) if not without or without not in name]
-    cost = forecasts(call, prices) * np.array([1.0 if n == "xla" else margin for n in call.names])
+    factors = model.factors(call.call.spec, call.call.dtype, call.call.role)
+    margins = [factors.get(n, 1.0) * (1.0 if n == "xla" else model.margin) for n in call.names]
+    cost = priced(call, dict(model.prices)) * np.array(margins)
     taken = min(able, key=lambda i: cost[i])
     best = min(able, key=lambda i: call.seconds[i])
     seconds = call.seconds
@@ -259,16 +332,18 @@ def regret(call: Measured, prices: dict[str, _forecast.Prices], margin: float, w
     )  # fmt: skip
 
 
-def left_out(calls: Sequence[Measured], margin: float, without: Sequence[str], folds: int = 0) -> list[list[Regret]]:
-    """The regrets, without each of the algorithms, on layers that the prices were fitted without: one at a time, or in
+def left_out(
+    calls: Sequence[Measured], platform: str, entry: dict[str, Any], without: Sequence[str], folds: int = 0
+) -> list[list[Regret]]:
+    """The regrets, without each of the algorithms, on layers that the model was fitted without: one at a time, or in
     so many folds."""
     layers = list(dict.fromkeys(call.layer for call in calls))
     found: list[list[Regret]] = [[] for _ in without]
     for fold in range(folds or len(layers)):
         unseen = set(layers[fold :: folds or len(layers)])
-        prices = fit([c for c in calls if c.layer not in unseen])
+        model = _forecast.model_of(platform, entry | fitted([c for c in calls if c.layer not in unseen]))
         for regrets, name in zip(found, without, strict=True):
-            regrets += [regret(c, prices, margin, name) for c in calls if c.layer in unseen]
+            regrets += [regret(c, model, name) for c in calls if c.layer in unseen]
     return found
 
 
@@ -324,17 +399,19 @@ def differences(
     one: dict[str, dict[str, float]], other: dict[str, dict[str, float]], calls: Sequence[Measured]
 ) -> np.ndarray:
     """How far the forecasts of two sets of prices are from one another, as logarithms, for all that was measured."""
-    a, b = (np.concatenate([forecasts(c, _forecast.completed(p)) for c in calls]) for p in (one, other))
+    a, b = (np.concatenate([priced(c, _forecast.completed(p)) for c in calls]) for p in (one, other))
     return np.abs(np.log(a / b))
 
 
 def same(kept: dict[str, Any], found: dict[str, Any], calls: Sequence[Measured]) -> bool:
-    """Whether an entry of the file is what was fitted: all but the prices to the letter, and these by what they
-    forecast, since where two of them can stand for one another a library's last digits decide."""
-    if {k: v for k, v in kept.items() if k != "prices"} != {k: v for k, v in found.items() if k != "prices"}:
+    """Whether an entry of the file is what was fitted: all to the letter but the prices, which are compared by what
+    they forecast, since where two of them can stand for one another a library's last digits decide; and the errors,
+    which must be those of its own prices."""
+    loose = ("prices", "near")
+    if {k: v for k, v in kept.items() if k not in loose} != {k: v for k, v in found.items() if k not in loose}:
         return False
     far = differences(kept["prices"], found["prices"], calls)
-    return bool(far.mean() < 0.005 and far.max() < 0.2)
+    return bool(far.mean() < 0.005 and far.max() < 0.2) and kept["near"] == near_of(calls, kept["prices"])
 
 
 def text_of(entries: dict[str, Any]) -> str:
@@ -369,28 +446,28 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--folds", type=int, default=0, help="leave layers out in so many parts, not one at a time")
     parser.add_argument("--show", type=int, default=8, help="how many of the worst calls to list")
     parser.add_argument(
-        "--tuned", type=pathlib.Path, nargs="+", default=[], help="files of jconv.tune, whose measurements are fitted too"
+        "--tuned", type=pathlib.Path, nargs="+", default=[], help="files of jconv.tune, to be fitted too"
     )
     parser.add_argument("--check", action="store_true", help="write nothing: 1 where the file is not what this writes")
     args = parser.parse_args(argv)
     entries, status = dict(_forecast.stored()), 0
     for platform in args.platform:
         entry, calls = surveyed(platform, args.tuned)
-        margin, entry["prices"] = entry["margin"], _rounded(measured_prices(calls))
-        prices = _forecast.completed(entry["prices"])
+        entry |= fitted(calls)
+        model = _forecast.model_of(platform, entry)
         if args.check and not same(entries.get(platform, {}), entry, calls):
             print(f"{platform}: {PRICES} is not what this writes")
             status = 1
         entries[platform] = entry
-        print(f"\n{platform}: {entry['name']}, from {entry['from']}")
+        print(f"\n{platform}: {entry['name']}, from {entry['from']}; near within {entry['near']['length']} octaves")
         algorithms = ("", "onednn") if platform == "cpu" else ("",)
         ending = lambda name: f" without {name}" if name else ""
         for name in algorithms:
             for dtype in sorted({c.call.dtype.name for c in calls}):
-                own = [regret(c, prices, margin, name) for c in calls if c.call.dtype.name == dtype]
+                own = [regret(c, model, name) for c in calls if c.call.dtype.name == dtype]
                 print(_summary(f"{dtype}{ending(name)}", own, args.show))
         if not args.quick:
-            for name, found in zip(algorithms, left_out(calls, margin, algorithms, args.folds), strict=True):
+            for name, found in zip(algorithms, left_out(calls, platform, entry, algorithms, args.folds), strict=True):
                 print(_summary(f"layers left out{ending(name)}", found, 2 * args.show))
     if args.check:
         return status

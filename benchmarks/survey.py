@@ -1,12 +1,13 @@
 """`python -m benchmarks survey`: the time of every plan, for the forecasts to be fitted to.
 
-The named layers of `benchmarks.workloads`, a few that are known to be hard, and geometries drawn at random: ranks 1 to
-3, dense, with few channels, in groups and depthwise, strides, dilations, transposed ones, three dtypes and roles. One
-line is one call: its geometry and the median milliseconds of each plan, and of lax as JAX differentiates it. Plans are
-measured as `jconv.tune` does, in turns. A plan whose forecast is more than `--reach` times the best one's is left out
-but in every fortieth call, which has all of them.
+The named layers of `benchmarks.workloads`, a few that are known to be hard, those of networks in `jconv.models`, and
+geometries drawn at random: ranks 1 to 3, dense, with few channels, in groups and depthwise, strides, dilations,
+transposed ones, three dtypes and roles. One line is one call: its geometry and the median milliseconds of each plan,
+and of lax as JAX differentiates it. Plans are measured as `jconv.tune` does, in turns. A plan whose forecast is more
+than `--reach` times the best one's is left out but in every fortieth call, which has all of them.
 
-It goes on where it was stopped: what the file holds already is not measured again.
+It goes on where it was stopped: what the file holds already is not measured again, but with `--again` where it lacks
+the plan that "auto" takes by now. After a fit this finds the plans that were left out and would be taken.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import math
 import pathlib
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,21 +27,22 @@ from tqdm import tqdm
 
 import jconv
 from benchmarks import machine
-from benchmarks.harness import ROLES
 from benchmarks.peers.on_jax import lax_conv, role_of
 from benchmarks.workloads import WORKLOADS, Workload, flops
-from jconv import _cache, _calibrate, _select, _tune
-from jconv._algorithms.base import Call, Role, reduced_call
+from jconv import _cache, _calibrate, _select, _tune, models
+from jconv._algorithms.base import ROLES, Call, Role, reduced_call
 from jconv._dtypes import keeps_64_bits, result_dtype
 from jconv._forecast import work
 from jconv._forecast.work import Work
 from jconv._plan import named_plan
+from jconv.layers import Layer
 
 FOLDER = pathlib.Path(__file__).parent / "surveys"
 DTYPES = ("float32", "float64", "bfloat16")
 FLOPS, BYTES = 5e10, 5e9  # a second, of a small machine
 SHORTEST_S, LONGEST_S = 3e-5, 1.5e-2  # of a geometry that is drawn, at such a pace
-SLOW_S, SLOW = 0.02, 6.0  # seconds, and times the best: what takes longer than both is called once
+SLOW_S, SLOW = 0.02, 6.0  # seconds, and times the best: what takes longer than both is called twice at most
+LONG_S = 3.0  # seconds: what takes so long is called but once
 KNOWN = "where a forecast was seen to err, or a network to be slow"
 HARD = (
     Workload("image-one-channel", KNOWN, (1, 512, 512, 1), (3, 3, 1, 1), {}),
@@ -53,6 +55,19 @@ HARD = (
     Workload("plain-wide", KNOWN, (2, 14, 14, 512), (3, 3, 512, 512), {}),
     Workload("resnet50-reduce", KNOWN, (4, 14, 14, 1024), (1, 1, 1024, 256), {}),
     Workload("resnet50-stride", KNOWN, (4, 56, 56, 256), (1, 1, 256, 512), {"strides": 2, "padding": "VALID"}),
+)
+
+
+# Networks of jconv.models by the shape of what they are given, and the roles of their convolutions that are measured.
+NETWORKS: tuple[tuple[Callable[[], Layer], tuple[int, ...], tuple[Role, ...]], ...] = (
+    (models.resnet18, (8, 112, 112, 3), ROLES),
+    (models.resnet50, (4, 112, 112, 3), ROLES),
+    (models.mobilenet_v2, (8, 112, 112, 3), ROLES),
+    (models.convnext_tiny, (4, 112, 112, 3), ROLES),
+    (models.unet, (4, 96, 96, 3), ROLES),
+    (models.lenet5, (64, 28, 28, 1), ROLES),
+    (models.resnet50, (1, 224, 224, 3), ("forward",)),
+    (models.mobilenet_v2, (1, 224, 224, 3), ("forward",)),
 )
 
 
@@ -144,13 +159,32 @@ def drawn(number: int) -> list[Task]:
             return [Task(f"drawn-{number}", spec, dtype, role) for role in ROLES]
 
 
+def networks() -> list[Task]:
+    """The convolutions of networks, each geometry once."""
+    found: dict[tuple[jconv.ConvSpec, Role], Task] = {}
+    for make, shape, roles in NETWORKS:
+        network = make()
+
+        def run(key: jax.Array, x: jax.Array, network: Layer = network, shape: tuple[int, ...] = shape) -> jax.Array:
+            return network.apply(*network.init(key, shape)[:2], x)[0]
+
+        jaxpr = jax.make_jaxpr(run)(jax.random.key(0), jax.ShapeDtypeStruct(shape, "float32"))
+        specs = dict.fromkeys(call.spec for call in _tune.calls_in(jaxpr.jaxpr, "cpu") if call.spec.rank)
+        for i, spec in enumerate(specs):
+            for role in roles:
+                name = f"{make.__name__}-{'x'.join(map(str, shape[:-1]))}-{i}"
+                found.setdefault((spec, role), Task(name, spec, DTYPES[0], role))
+    return [*found.values()]
+
+
 def tasks(draws: int) -> list[Task]:
-    """The named layers in float32, then those drawn and the other dtypes of the named ones, mixed."""
+    """The named layers and those of networks in float32, then those drawn and the other dtypes of the named ones,
+    mixed."""
     layers = (*WORKLOADS, *HARD)
     named = {dtype: [Task(w.name, w.spec, dtype, role) for w in layers for role in ROLES] for dtype in DTYPES}
     others = [[task] for dtype in DTYPES[1:] for task in named[dtype]] + [drawn(i) for i in range(draws)]
     random.Random(0).shuffle(others)
-    return [*named[DTYPES[0]], *(task for group in others for task in group)]
+    return [*named[DTYPES[0]], *networks(), *(task for group in others for task in group)]
 
 
 # Measuring -----------------------------------------------------------------------------------------------
@@ -160,6 +194,13 @@ def _lax(task: Task, operands: list[jax.Array]) -> Any:
     x, kernel = (jax.ShapeDtypeStruct(shape, dtype) for shape in (spec.x_shape, spec.kernel_shape))
     executable = jax.jit(role_of(lax_conv(spec), task.role, x, kernel)).lower(*operands).compile()
     return lambda: executable(*operands)
+
+
+def _once(run: Callable[[], Any]) -> float:
+    """The seconds of one call."""
+    start = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - start
 
 
 def compiled_work(call: Call, names: Iterable[str]) -> dict[str, Any]:
@@ -183,14 +224,18 @@ def work_of(entry: list[Any]) -> Work:
     return Work(tuple(getattr(work, kind)(*fields) for kind, *fields in steps), workspace)
 
 
-def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
-    """The line of one call."""
+def taken(call: Call) -> list[str]:
+    """What "auto" takes, with plug-ins and without."""
+    return [_select.select(asked).name for asked in (call, call._replace(portable=True))]
+
+
+def measure(task: Task, reach: float, rounds: int, also: Iterable[str] = ()) -> dict[str, Any]:
+    """The line of one call; plans in `also` are measured too."""
     call = task.call
-    names = []
+    names = [*also, *taken(call)]
     for asked in (call, call._replace(portable=True)):
         ranked = _select.candidates(asked)
         names += [plan.name for plan in ranked if plan.seconds <= reach * ranked[0].seconds]
-        names.append(_select.select(asked).name)
     runs, failed, slow = {}, {}, {}
     with keeps_64_bits(call.dtype, call.out_dtype):
         operands = [jax.device_put(array) for array in _tune._operands(call)]
@@ -198,13 +243,13 @@ def measure(task: Task, reach: float, rounds: int) -> dict[str, Any]:
         for name in dict.fromkeys((*names, "xla", "lax")):
             try:
                 run = _lax(task, operands) if name == "lax" else _tune.compiled(name, call, operands)
-                start = time.perf_counter()
-                jax.block_until_ready(run())
-                first = time.perf_counter() - start
-                if first > max(SLOW_S, SLOW * best):  # far behind, and long enough for one call to tell
-                    slow[name] = first
+                took = _once(run)
+                if max(SLOW_S, SLOW * best) < took < LONG_S:  # a first call may make what later ones have
+                    took = _once(run)
+                if took > max(SLOW_S, SLOW * best):  # far behind, and long enough for one call to tell
+                    slow[name] = took
                 else:
-                    runs[name], best = run, min(best, first)
+                    runs[name], best = run, min(best, took)
             except (jax.errors.JaxRuntimeError, NotImplementedError, MemoryError) as error:
                 failed[name] = str(error).splitlines()[0][:200]
         seconds = _tune.interleaved(runs, rounds, queue=call.platform != "cpu") | slow
@@ -255,10 +300,14 @@ def _environment() -> dict[str, Any]:
 
 # Files ---------------------------------------------------------------------------------------------------
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a survey, compressed or not; what was cut off while it was written is left out."""
+    """The lines of a survey, compressed or not: of each call the last, without one that was not written to its end."""
     content = path.read_bytes()
     text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    found = {}
+    for line in text[: text.rfind("\n") + 1].splitlines():
+        record = json.loads(line)
+        found[tuple(record.get(name) for name in ("layer", "dtype", "role"))] = record
+    return [*found.values()]
 
 
 def _cut(path: pathlib.Path) -> None:
@@ -279,14 +328,18 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="samples of each plan")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; the same command goes on")
+    parser.add_argument(
+        "--again", action="store_true", help="measure calls again of which the file lacks what auto takes by now"
+    )
     args = parser.parse_args(argv)
     path = args.out or pathlib.Path("runs/survey", f"{jax.default_backend()}.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
-    known: set[tuple[str, str, str]] = set()
+    known: dict[tuple[str, str, str], list[str]] = {}
     if path.exists():
         _cut(path)
-        known = {(r["layer"], r["dtype"], r["role"]) for r in read(path) if "layer" in r}
-    start, todo = time.monotonic(), [(i, t) for i, t in enumerate(tasks(args.draws)) if t.key not in known]
+        known = {(r["layer"], r["dtype"], r["role"]): [*r["ms"]] for r in read(path) if "layer" in r}
+    wanted = lambda task: task.key not in known or (args.again and not {*taken(task.call)} <= {*known[task.key]})
+    start, todo = time.monotonic(), [(i, task) for i, task in enumerate(tasks(args.draws)) if wanted(task)]
     with open(path, "a") as file:
         if not path.stat().st_size:
             file.write(json.dumps(_environment()) + "\n")
@@ -294,7 +347,8 @@ def main(argv: list[str]) -> int:
             if time.monotonic() - start > 60 * args.minutes:
                 break
             progress.set_description(" ".join(task.key))
-            file.write(json.dumps(measure(task, math.inf if i % 40 == 39 else args.reach, args.rounds)) + "\n")
+            reach, before = math.inf if i % 40 == 39 else args.reach, known.get(task.key, [])
+            file.write(json.dumps(measure(task, reach, args.rounds, before)) + "\n")
             file.flush()
             if i % 50 == 49:
                 jax.clear_caches()

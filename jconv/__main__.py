@@ -116,7 +116,13 @@ def _parser() -> _Parser:
     explain("--top", type=_count, default=10, metavar="N", help="how many plans to show (10)")
     for command in ("bench", "tune"):
         add = found[command].add_argument
-        add("--limit", type=_count, default=8, metavar="N", help="plans to measure, by forecast (8)")
+        add(
+            "--limit",
+            type=_count,
+            default=8,
+            metavar="N",
+            help="at most so many plans, of those forecast within 5 times the best (8)",
+        )
         add("--rounds", type=_count, default=7, metavar="N", help="samples of each plan (7)")
     for command in ("tune", "calibrate"):
         found[command].add_argument("--cache", metavar="FILE", help="where to keep it ($JCONV_CACHE, or a default)")

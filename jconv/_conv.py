@@ -676,10 +676,10 @@ def select_algorithm(
         ValueError: for an unknown role, platform or algorithm, or one that does not cover the call.
         TypeError: for a dtype that `conv` does not take.
 
-    >>> shapes = (8, 28, 28, 256), (3, 3, 8, 256)
-    >>> options = {"feature_group_count": 32, "role": "kernel_grad", "platform": "cpu"}
+    >>> shapes = (8, 28, 28, 256), (3, 3, 1, 256)
+    >>> options = {"feature_group_count": 256, "role": "forward", "platform": "cpu"}
     >>> select_algorithm(*shapes, **options, algorithm="portable").name
-    'matmul'
+    'shift'
     >>> print(select_algorithm((8, 56, 56, 128), (3, 3, 128, 128), platform="tpu").reason)
     on tpu XLA hands convolutions to the device's own library
 

@@ -89,10 +89,11 @@ def forecaster(platform: str | None) -> Model:
 def plans(call: Call) -> Iterator[Candidate]:
     """Every plan that covers the call; each reduction at most once."""
     prices = forecaster(call.platform)
-    result = result_bytes(call)
+    result, near = result_bytes(call), prices.factors(call.spec, call.dtype, call.role)
     for plan, workspace, seconds in _plans(call, prices, MAX_REDUCTIONS, ()):
         margin = 1.0 if plan.name == "xla" else prices.margin
-        yield Candidate(plan, workspace, seconds + prices.held(workspace, result, call.dtype), margin)
+        total = seconds + prices.held(workspace, result, call.dtype)
+        yield Candidate(plan, workspace, total * near.get(plan.name, 1.0), margin)
 
 
 def _plans(call: Call, prices: Model, most: int, used: tuple[Reduction, ...]) -> Iterator[tuple[Plan, int, float]]:

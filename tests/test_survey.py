@@ -38,15 +38,17 @@ def test_a_survey_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     tasks = [survey.Task(f"layer-{i}", spec, "float32", "forward") for i in range(3)]
     monkeypatch.setattr(survey, "tasks", lambda draws: tasks)
     measured = []
-    measure = lambda task, reach, rounds: (
-        measured.append(task) or {"layer": task.layer, "dtype": "float32", "role": "forward"}
-    )
+
+    def measure(task, reach, rounds, also=()):
+        measured.append(task)
+        return {"layer": task.layer, "dtype": "float32", "role": "forward", "ms": dict.fromkeys([*also, "xla"], 1.0)}
+
     path = tmp_path / "folder" / "cpu.jsonl"
     monkeypatch.setattr(survey, "measure", measure)
     assert survey.main(["--out", str(path), "--minutes", "0"]) == 0
     assert not measured
     assert len(survey.read(path)) == 1
-    line = json.dumps({"layer": "layer-1", "dtype": "float32", "role": "forward"})
+    line = json.dumps({"layer": "layer-1", "dtype": "float32", "role": "forward", "ms": {"einsum": 1.0}})
     with open(path, "a") as file:
         file.write(f'{line}\n{{"layer": "layer-2", "dty')  # stopped while it wrote
     assert [r.get("layer") for r in survey.read(path)] == [None, "layer-1"]
@@ -54,6 +56,12 @@ def test_a_survey_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     assert [task.layer for task in measured] == ["layer-0", "layer-2"]
     assert [r.get("layer") for r in survey.read(path)] == [None, "layer-1", "layer-0", "layer-2"]
     assert pathlib.Path(path).read_bytes().endswith(b"}\n")
+
+    monkeypatch.setattr(survey, "taken", lambda call: ["xla", "xla"])
+    survey.main(["--out", str(path), "--again"])
+    assert [task.layer for task in measured[2:]] == ["layer-1"], "what auto takes was missing there"
+    (line,) = (r for r in survey.read(path) if r.get("layer") == "layer-1")
+    assert set(line["ms"]) == {"einsum", "xla"}
 
 
 def test_a_call_is_measured_by_its_plans_and_by_lax():

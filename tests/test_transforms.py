@@ -226,7 +226,8 @@ def roles_in(jaxpr):
     found = []
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "jconv":
-            found.append((eqn.params["request"].role, eqn.params["request"].plan))
+            request = eqn.params["request"]
+            found.append((request.role, request.plan if isinstance(request.plan, str) else request.plan.name))
         for value in eqn.params.values():
             if hasattr(value, "jaxpr"):
                 found += roles_in(value.jaxpr)
@@ -239,7 +240,7 @@ def test_the_jaxpr_shows_roles_and_algorithms():
     grad = jax.grad(lambda x, k: jnp.sum(jconv.conv(x, k, algorithm=mixed) ** 2), (0, 1))
     jaxpr = jax.make_jaxpr(grad)(x, k)
     assert sorted(roles_in(jaxpr.jaxpr)) == [("forward", "xla"), ("input_grad", "einsum"), ("kernel_grad", "xla")]
-    assert "role=kernel_grad" in str(jaxpr)
+    assert "role='kernel_grad'" in str(jaxpr)
     assert "input_grad='einsum'" in str(jaxpr)
     # only these: nothing of an algorithm's own operations is differentiated
     assert not {"conv_general_dilated", "dot_general", "pad"} & {eqn.primitive.name for eqn in jaxpr.jaxpr.eqns}
@@ -302,8 +303,10 @@ def test_every_plan_lowers_on_every_platform(dtype, platform):
 
     exported = jax.export.export(jax.jit(all_plans), platforms=(platform,))(x, k, dense)
     names = set(jax.tree.unflatten(exported.out_tree, exported.out_avals))
-    inexact = {"winograd2", "winograd4", "fft"} if dtype == "int8" else set()
-    assert {name.split(".", 1)[1] for name in names} == set(PLANS) - inexact - set(PLUGGED)
+    refused = {"winograd2", "winograd4", "fft"} if dtype == "int8" else set()
+    if (dtype, platform) == ("int8", "cuda"):  # the device's library convolves no integers
+        refused |= {name for name in PLANS if name.endswith("xla")}
+    assert {name.split(".", 1)[1] for name in names} == set(PLANS) - refused - set(PLUGGED)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ Role = Literal["forward", "input_grad", "kernel_grad"]
 ROLES: tuple[Role, ...] = ("forward", "input_grad", "kernel_grad")
 
 
+@functools.cache
 def promoted(*dtypes: Any) -> np.dtype:
     """The dtype that JAX's standard promotion gives, in whatever mode the program is.
 
@@ -30,6 +31,7 @@ def promoted(*dtypes: Any) -> np.dtype:
         return np.dtype(functools.reduce(jnp.promote_types, different))
 
 
+@functools.cache
 def accumulator(dtype: Any) -> np.dtype:
     """The dtype in which products of ``dtype`` are summed: float32 for 16-bit floats, int32 for short integers."""
     dtype = jnp.dtype(dtype)
@@ -302,6 +304,8 @@ def divisor(n: object, at_most: float) -> int:
     """The largest divisor of n that is at most `at_most` (1 at least; 1 for a symbolic size)."""
     if not isinstance(n, int):
         return 1
+    if n <= at_most:
+        return max(1, n)
     return max((d for d in range(1, n + 1) if n % d == 0 and d <= at_most), default=1)
 
 

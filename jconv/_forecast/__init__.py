@@ -2,7 +2,8 @@
 
 `work` has the counts that algorithms give, in which no platform enters. A platform is one file, which says what its
 time is a sum of (its `COUNTS`); the prices are in prices.json, written by ``python -m benchmarks fit`` from the
-surveys in benchmarks/surveys, for each dtype that was surveyed.
+surveys in benchmarks/surveys, for each dtype that was surveyed. What the surveys found of calls that are alike corrects
+the sum (`near`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from .._spec import ConvSpec
 from . import cpu, cuda
+from .near import Near
 from .work import Step, Work
 
 PRICES = pathlib.Path(__file__).with_name("prices.json")
@@ -45,7 +48,8 @@ class Model:
     """The prices of one kind of machine.
 
     `margin`: a plan must be forecast to be so many times as fast as `xla` to take its place. `rates`: the seconds of a
-    unit of each kind of work on the machine of the survey, for each dtype (`RATES`).
+    unit of each kind of work on the machine of the survey, for each dtype (`RATES`). `near`: the surveyed calls of each
+    dtype and role, by "float32 forward".
     """
 
     platform: str
@@ -53,6 +57,7 @@ class Model:
     prices: Mapping[str, Prices]
     margin: float
     rates: Mapping[str, Mapping[str, float]] = dataclasses.field(default_factory=dict)
+    near: Mapping[str, Near] = dataclasses.field(default_factory=dict)
 
     def scaled(self, rates: Mapping[str, Mapping[str, float]], device: str) -> Model:
         """The prices of another machine, on which a unit of each kind of work takes so many seconds."""
@@ -67,8 +72,9 @@ class Model:
     def counts(self, work: Work, dtype: np.dtype, result: float = 0.0) -> dict[str, float]:
         """What the time of a call is a sum of; `result` is the bytes of what it gives."""
         found: dict[str, float] = {}
-        for name, number in self._each(work.steps, dtype):
-            found[name] = found.get(name, 0.0) + number
+        for step in work.steps:
+            for name, number in COUNTS[self.platform][type(step)](step, dtype):
+                found[name] = found.get(name, 0.0) + number
         if held := self._held(work.workspace, result):
             found[HELD] = held
         return found
@@ -76,27 +82,31 @@ class Model:
     def _held(self, *sizes: float) -> float:
         return float(sum(size for size in sizes if size > REUSED)) if self.platform == "cpu" else 0.0
 
-    def _each(self, steps: tuple[Step, ...], dtype: np.dtype) -> Iterator[tuple[str, float]]:
-        kinds = COUNTS[self.platform]
-        for step in steps:
-            yield from kinds[type(step)](step, dtype)
-
-    def _prices(self, dtype: np.dtype) -> tuple[Prices, float]:
-        name, times = (dtype.name, 1.0) if dtype.name in self.prices else LIKE.get(dtype.name, OTHERWISE)
-        return (self.prices[name], times) if name in self.prices else (self.prices[BASE], times)
-
     def price(self, steps: tuple[Step, ...], dtype: np.dtype) -> float:
         """The seconds that steps are forecast to take."""
-        prices, times = self._prices(dtype)
-        total = 0.0
-        for count, number in self._each(steps, dtype):
-            total += number * prices[count]
+        name, times = _like(self, dtype)
+        prices, kinds, total = self.prices[name], COUNTS[self.platform], 0.0
+        for step in steps:
+            for count, number in kinds[type(step)](step, dtype):
+                total += number * prices[count]
         return times * total
+
+    def factors(self, spec: ConvSpec, dtype: np.dtype, role: str) -> dict[str, float]:
+        """What calls that are alike tell of the forecasts of plans, by name: to be multiplied by."""
+        near = self.near.get(f"{_like(self, dtype)[0]} {role}")
+        return near.factors(spec) if near else {}
 
     def held(self, workspace: float, result: float, dtype: np.dtype) -> float:
         """The seconds that it takes to have a workspace and a result of so many bytes, beside what is done in them."""
         held = self._held(workspace, result)
-        return self._prices(dtype)[0].get(HELD, 0.0) * held if held else 0.0
+        return self.prices[_like(self, dtype)[0]].get(HELD, 0.0) * held if held else 0.0
+
+
+@functools.cache
+def _like(model: Model, dtype: np.dtype) -> tuple[str, float]:
+    """The dtype that was surveyed in the place of another one, and how many times as much time that is."""
+    name, times = (dtype.name, 1.0) if dtype.name in model.prices else LIKE.get(dtype.name, OTHERWISE)
+    return (name if name in model.prices else BASE), times
 
 
 class Prices(dict[str, float]):
@@ -123,10 +133,14 @@ def stored() -> dict[str, dict[str, Any]]:
 def model(platform: str | None) -> Model | None:
     """The committed model of a platform; None where nothing was surveyed."""
     found = stored().get(platform or "")
-    if found is None:
-        return None
-    prices = completed(found["prices"])
-    return Model(str(platform), found["name"], prices, found["margin"], found["rates"])
+    return None if found is None else model_of(str(platform), found)
+
+
+def model_of(platform: str, entry: Mapping[str, Any]) -> Model:
+    """The model of an entry of the generated file."""
+    near = entry["near"]
+    known = {key: Near(lines, near["plans"], near["length"], near["ridge"]) for key, lines in near["calls"].items()}
+    return Model(platform, entry["name"], completed(entry["prices"]), entry["margin"], entry["rates"], known)
 
 
 def completed(prices: Mapping[str, Mapping[str, float]]) -> dict[str, Prices]:

@@ -18,11 +18,13 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from jax import numpy as jnp
 
 from .work import Convolution, Copy, Launch, Loop, Product, Transform
 
 LANES = 16  # elements of 32 bits in two vectors of 256 bits
 CACHE = 1 << 20  # bytes that a core keeps near
+LIBRARY = frozenset(map(jnp.dtype, ("float32", "float16", "bfloat16")))  # that XLA has matrix products for
 
 Counts = Iterator[tuple[str, float]]
 
@@ -36,7 +38,10 @@ def _product(step: Product, dtype: np.dtype) -> Counts:
     times, kind = step.times, f"{step.kind} product"
     m, k, n = (max(1.0, side) for side in (step.rows, step.depth, step.columns))
     yield f"{kind}: multiply-adds", times * m * k * n
-    yield f"{kind}: idle lanes", times * m * k * (_filled(n) - n)
+    if n == 1:  # a matrix times a vector
+        yield f"{kind}: multiply-adds of one column", times * m * k
+    else:
+        yield f"{kind}: idle lanes", times * m * k * (_filled(n) - n)
     yield f"{kind}: left operand", times * m * k
     yield f"{kind}: right operand", times * k * n
     yield f"{kind}: result", times * m * n
@@ -71,7 +76,7 @@ def _convolution(step: Convolution, dtype: np.dtype) -> Counts:
 
 def _way(kind: str, rank: int | None, dtype: np.dtype) -> str:
     """What XLA computes a convolution by: the library, for which it widens 16 bits, or loops, alike in every rank."""
-    if dtype.name not in ("float32", "float16", "bfloat16") or (rank or 0) > 3:
+    if dtype not in LIBRARY or (rank or 0) > 3:
         return f"xla loops {kind}"
     return f"xla {kind}" if rank is None else f"xla {kind} {rank}-d"
 
@@ -115,9 +120,14 @@ def _pass(step: Convolution, dtype: np.dtype) -> Counts:
         if kind == "depthwise":  # loops over the channels of all groups, most of which are zeros
             yield f"{way}: multiply-adds of other groups", times * macs * (groups - 1) / holes
         return
+    if way.startswith("xla loops"):
+        yield f"{way}: sums", times * space * taps * outputs / holes
     inside = math.prod(max(0, n - max(0, low) - max(0, high)) / n for n, (low, high) in zip(sizes, pads, strict=True))
     patches = space * taps * inputs / holes
-    yield f"{way}: idle lanes", times * patches * (_filled(outputs) - outputs)
+    if outputs == 1:
+        yield f"{way}: multiply-adds of one column", times * patches
+    else:
+        yield f"{way}: idle lanes", times * patches * (_filled(outputs) - outputs)
     yield f"{way}: patches", times * patches
     yield f"{way}: runs of patches", times * space * taps / holes
     if strides > 1:
@@ -167,7 +177,10 @@ def _kernel_grad(step: Convolution, dtype: np.dtype) -> Counts:
     if groups > 1:
         return
     patches = taps * inputs * space
-    yield f"{way}: idle lanes", times * patches * (_filled(outputs) - outputs)
+    if outputs == 1:
+        yield f"{way}: multiply-adds of one column", times * patches
+    else:
+        yield f"{way}: idle lanes", times * patches * (_filled(outputs) - outputs)
     yield f"{way}: patches", times * patches
     yield f"{way}: runs of patches", times * patches / max(1, batch)
     yield f"{way}: weights", times * taps * inputs * outputs
