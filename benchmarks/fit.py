@@ -29,19 +29,17 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax import numpy as jnp
 from scipy.optimize import nnls
 
 from benchmarks.survey import FOLDER, read, spec_of, tuned, work_of
 from jconv import _files as jconv_files
-from jconv import _forecast, _primitive, _select
+from jconv import _forecast, _select, _tune
 from jconv._algorithms import ALGORITHMS, REDUCTIONS
 from jconv._algorithms.base import Call
-from jconv._dtypes import result_dtype
 from jconv._forecast import near
 from jconv._plan import SEPARATOR, Plan
 
@@ -72,10 +70,7 @@ class Measured(NamedTuple):
 
 def call_of(record: dict[str, Any], platform: str) -> Call:
     """The call of a line of a survey."""
-    dtype = jnp.dtype(record["dtype"])
-    return Call(
-        _primitive.flatten_batch(spec_of(record)), record["role"], dtype, result_dtype(dtype, None), None, platform
-    )
+    return _tune.calls_of(spec_of(record), [record["role"]], record["dtype"], None, platform)[0]
 
 
 def measured(records: Iterable[dict[str, Any]], platform: str) -> list[Measured]:
@@ -265,8 +260,7 @@ def _alike(calls: Sequence[Measured], plans: Sequence[str], lines: Sequence[str]
 
 def _surprise(alike: Alike, length: float, ridge: float) -> float:
     """How far the errors of calls are from what those of other layers tell of them."""
-    w = np.exp(-alike.away / (2 * length**2))
-    told = w @ alike.errors / (w @ alike.known + ridge)
+    told = near.told(alike.away, alike.errors, alike.known, length, ridge)
     error = np.minimum(np.abs(alike.errors - told) / near.UNIT, 1.0)
     return float((alike.weights * error**2).sum())
 
@@ -310,7 +304,7 @@ def fitted(calls: Sequence[Measured]) -> dict[str, Any]:
     return {"prices": prices, "near": near_of(calls, prices)}
 
 
-def priced(call: Measured, prices: dict[str, _forecast.Prices]) -> np.ndarray:
+def priced(call: Measured, prices: Mapping[str, _forecast.Prices]) -> np.ndarray:
     """What prices alone give for each plan."""
     own = prices.get(call.call.dtype.name) or prices["float32"]
     return np.array([sum(own[n] * v for n, v in counts.items()) for counts in call.counts])
@@ -321,7 +315,7 @@ def regret(call: Measured, model: _forecast.Model, without: str = "") -> Regret:
     able = [i for i, name in enumerate(call.names) if not without or without not in name]
     factors = model.factors(call.call.spec, call.call.dtype, call.call.role)
     margins = [factors.get(n, 1.0) * (1.0 if n == "xla" else model.margin) for n in call.names]
-    cost = priced(call, dict(model.prices)) * np.array(margins)
+    cost = priced(call, model.prices) * np.array(margins)
     taken = min(able, key=lambda i: cost[i])
     best = min(able, key=lambda i: call.seconds[i])
     seconds = call.seconds

@@ -236,11 +236,11 @@ def work(call: Call) -> Work:
     if call.role == "kernel_grad":
         left = macs / FOLD
         copies = 2 if math.prod(spec.strides) > 1 else 1
-        written = any(q > 1 for q in spec.input_dilation)
+        dilated = any(q > 1 for q in spec.input_dilation)
         paired = "" if inputs == outputs == 1 else " of pairs"
         return Work(
             (
-                Loop(macs, lanes, f"long shift{paired}" if not written else f"long shift written out{paired}"),
+                Loop(macs, lanes, f"long shift{paired}" if not dilated else f"long shift written out{paired}"),
                 Copy(copies * read * item, kind="shift"),
                 Copy(left * item, kind="shift sums"),
                 Launch(taps, "long shift"),

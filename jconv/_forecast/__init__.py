@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,10 +20,10 @@ import numpy as np
 from .._spec import ConvSpec
 from . import cpu, cuda
 from .near import Near
-from .work import Step, Work
+from .work import Counts, Step, Work
 
 PRICES = pathlib.Path(__file__).with_name("prices.json")
-COUNTS: dict[str, Mapping[type, Callable[[Any, np.dtype], Iterator[tuple[str, float]]]]] = {
+COUNTS: dict[str, Mapping[type, Callable[[Any, np.dtype], Counts]]] = {
     "cpu": cpu.COUNTS,
     "cuda": cuda.COUNTS,
 }

@@ -15,18 +15,15 @@ convolutions whose window is the whole output.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from jax import numpy as jnp
 
-from .work import Convolution, Copy, Launch, Loop, Product, Transform
+from .work import Convolution, Copy, Counts, Launch, Loop, Product, Transform
 
 LANES = 16  # elements of 32 bits in two vectors of 256 bits
 CACHE = 1 << 20  # bytes that a core keeps near
 LIBRARY = frozenset(map(jnp.dtype, ("float32", "float16", "bfloat16")))  # that XLA has matrix products for
-
-Counts = Iterator[tuple[str, float]]
 
 
 def _filled(n: float) -> float:

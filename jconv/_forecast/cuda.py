@@ -9,17 +9,14 @@ convolution along two axes; and to general kernels, far slower, for groups along
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
-from .work import Convolution, Copy, Launch, Loop, Product, Transform
+from .work import Convolution, Copy, Counts, Launch, Loop, Product, Transform
 
 TILE = (64, 16, 16)  # rows, depth and columns that a product is rounded up to
 PASSES = 4  # over memory, of a Fourier transform
 CHANNELS = 8  # that a convolution's channels are rounded up to
-
-Counts = Iterator[tuple[str, float]]
 
 
 def _up(n: float, to: int) -> float:

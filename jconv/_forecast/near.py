@@ -26,8 +26,6 @@ from .._spec import ConvSpec
 UNIT = 32  # of which an octave has so many
 MOST = 3 * UNIT  # what is further off than this is as far: it was forecast by a price that few have
 APART = 100.0  # octaves between dense and depthwise convolutions, or of one axis and of two
-
-
 SIZES = 13  # numbers that a call is compared by
 
 
@@ -54,6 +52,12 @@ def _places(sizes: Iterable[Sequence[int]]) -> np.ndarray:
     found = np.array([*sizes], np.float32)
     kind = np.minimum(found[:, 5], 2) + (found[:, 5] > 1) * (found[:, 6] == 1)  # dense, grouped, depthwise
     return np.column_stack([np.log2(np.maximum(found[:, :-1], 1)), APART * found[:, -1], APART * kind])
+
+
+def told(squares: np.ndarray, errors: np.ndarray, known: np.ndarray, length: float, ridge: float) -> np.ndarray:
+    """The formula above: what calls tell of one at hand, or of several, to which they are so far, squared."""
+    weights = np.exp(-squares / (2 * length**2))
+    return weights @ errors / (weights @ known + ridge)
 
 
 class Near:
@@ -84,8 +88,7 @@ class Near:
             return {}
         places, errors, known = self.tables
         away = places - _places([sizes_of(spec)])
-        weights = np.exp(-np.einsum("ij,ij->i", away, away) / (2 * self.length**2))
-        error = weights @ errors / (weights @ known + self.ridge)
+        error = told(np.einsum("ij,ij->i", away, away), errors, known, self.length, self.ridge)
         return dict(zip(self.plans, np.exp2(error / UNIT).tolist(), strict=True))
 
 

@@ -7,9 +7,13 @@ such kind takes its price of the plain one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Union
 
 from .._spec import ConvSpec
+
+# What the time of work is a sum of on a platform: names, and how much of each.
+Counts = Iterator[tuple[str, float]]
 
 
 class Product(NamedTuple):
