@@ -10,7 +10,8 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import _primitive, plugins
-from ._algorithms.base import ACTIVATIONS, ROLES, Algorithms, Call, Finish, Role, accumulator, promoted, zeros
+from ._algorithms._activations import ACTIVATIONS, OF_INTEGERS
+from ._algorithms.base import ROLES, Algorithms, Call, Finish, Role, accumulator, promoted, zeros
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
 from ._dtypes import as_array, broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
@@ -176,8 +177,9 @@ def conv(
         input_dilation: distance between image elements after zeros are put between them.
         kernel_dilation: distance between taps, in elements.
         feature_group_count: number of groups; output channels of a group see its input channels only.
-        activation: what is applied to each y: ``"relu"``, max(y, 0), or None. Some algorithms add the bias and do this
-            before they write their result.
+        activation: what is applied to each y: ``"relu"``, ``"relu6"``, ``"tanh"``, ``"sigmoid"``, ``"silu"``,
+            ``"gelu"`` (by tanh, as `jax.nn.gelu` by default), or None. Some algorithms add the bias and do this before
+            they write their result.
         precision: as for `jax.lax.conv_general_dilated`.
         preferred_element_type: dtype of the result. By default that of the operands, and int32 for integers of
             8 or 16 bits. 16-bit floats are summed in float32 in every role, whatever the result's dtype.
@@ -215,6 +217,10 @@ def conv(
         x, spec = _pad_by_mode(x, spec, modes), padded
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation: got {activation!r}, accepted is None, {nearest(str(activation), ACTIVATIONS)}")
+    if activation is not None and activation not in OF_INTEGERS and jnp.issubdtype(out_dtype, jnp.integer):
+        raise TypeError(
+            f"activation: got {activation!r} for a result of {out_dtype}, accepted are {OF_INTEGERS} there."
+        )
     given = _bias(bias, spec.out_features, out_dtype, x.dtype, kernel.dtype)
     return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation)
 

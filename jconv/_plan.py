@@ -14,8 +14,8 @@ import jax
 import numpy as np
 
 from ._algorithms import REDUCTIONS
+from ._algorithms._activations import activated
 from ._algorithms.base import (
-    ACTIVATIONS,
     ROLES,
     UNFINISHED,
     Algorithm,
@@ -121,7 +121,7 @@ def refusal_of(algorithm: Algorithm, call: Call) -> str | None:
 def finish_result(y: jax.Array, finish: Finish) -> jax.Array:
     """activation(y + bias)."""
     y = y if finish.bias is None else y + broadcast_bias(finish.bias, y)
-    return y if finish.activation is None else ACTIVATIONS[finish.activation](y)
+    return activated(y, finish.activation)
 
 
 # Names ---------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ What follows a forward pass element by element, a bias and an activation, is par
 algorithm can do it before it writes its result. Its derivative is made of the first one: with y = act(u) and
 u = forward(x, k) + bias,
 
-    dy = act'(y) * (forward(dx, k) + forward(x, dk) + dbias)
+    dy = act'(u) * (forward(dx, k) + forward(x, dk) + dbias),
 
-for an act whose derivative its result tells.
+where act'(u) is known from y for some activations (relu, tanh); for the others u is computed in the place of y.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from jax.extend.core import Literal as Literal
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ._algorithms.base import DERIVATIVES, OPERANDS, RESULT, UNFINISHED, Call, Finish, Role, promoted, zeros
+from ._algorithms._activations import ACTIVATIONS, activated
+from ._algorithms.base import OPERANDS, RESULT, UNFINISHED, Call, Finish, Role, promoted, zeros
 from ._cache import platform_of, this_device
 from ._dtypes import broadcast_bias, keeps_64_bits
 from ._plan import Plan, Request, finish_result
@@ -114,13 +115,16 @@ def _impl(a, b, *bias, request: Request):
 
 
 def _choices(asked: Plan | str, call: Call) -> tuple[tuple[str, Plan], ...]:
-    """The platforms on which the call is covered, and the plan that is taken there.
+    """The platforms of this process on which the call is covered, and the plan that is taken there.
 
     Every branch is traced, so only those that the plan covers are there.
     """
-    calls = {platform: call._replace(platform=platform) for platform in PLATFORMS}
+    calls = {platform: call._replace(platform=platform) for platform in sorted({"cpu", platform_of(this_device())})}
     covered = lambda there: not isinstance(asked, Plan) or asked.refusal(there) is None
-    return tuple((platform, resolve(asked, there).plan) for platform, there in calls.items() if covered(there))
+    able = tuple((platform, resolve(asked, there).plan) for platform, there in calls.items() if covered(there))
+    if not able and isinstance(asked, Plan):
+        asked.check(calls[platform_of(this_device())])
+    return able
 
 
 @functools.lru_cache(maxsize=4096)
@@ -181,12 +185,16 @@ ad.defbilinear(conv_p, functools.partial(_transpose, 0), functools.partial(_tran
 
 def _finished_jvp(primals, tangents, *, request: Request):
     (x, k, *_), (dx, dk, *dbias) = primals, tangents
-    y, plain = bind(*primals, request=request), request._replace(activation=None)
+    plain = request._replace(activation=None)
+    act = ACTIVATIONS.get(request.activation or "")
+    # What the derivative is known from: the result, or the sum before it, which is then kept in its place.
+    known = bind(*primals, request=plain if act and act.of_sum else request)
+    y = activated(known, request.activation) if act and act.of_sum else known
     pairs = [pair for pair in ((dx, k), (x, dk)) if not any(isinstance(v, ad.Zero) for v in pair)]
     terms = [bind(*pair, request=plain) for pair in pairs]
     terms += [broadcast_bias(d, y) for d in dbias if not isinstance(d, ad.Zero)]
-    dy = functools.reduce(operator.add, terms)
-    return y, dy if request.activation is None else DERIVATIVES[request.activation](y, dy)
+    du = functools.reduce(operator.add, terms)
+    return y, act.derivative(known, du) if act else du
 
 
 def _in_steps(x, k, bias=None, *, request: Request):

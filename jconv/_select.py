@@ -164,6 +164,7 @@ def chosen(call: Call) -> Choice:
     if not isinstance(spec.batch_shape[0], int):  # symbolic: the choice is that of one example
         call = call._replace(spec=spec.replace(x_shape=(1, *spec.x_shape[1:])))
     ranked = candidates(call) or sorted(plans(call), key=lambda candidate: candidate.seconds)
+    ranked = [candidate for candidate in ranked if not candidate.plan.algorithm.variant]
     if not ranked:
         return Choice(xla, f"no plan covers it: {refused}")
     best = min(ranked, key=lambda candidate: candidate.seconds * candidate.margin)

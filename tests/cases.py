@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 import jconv
-from jconv._algorithms import ALGORITHMS
+from jconv._algorithms import ALGORITHMS, pallas
+from jconv._algorithms.base import Call
+from jconv._cache import platform_of, this_device
+from jconv._plan import Plan, Plans, named_plan
 from jconv.plugins import algorithms
 from tests import oracle
 from tests.numerics import dtype_of
@@ -28,8 +31,20 @@ COMPOSED = (
     "swap+shift",
     "swap+fold+xla",
 )
-PLUGGED = tuple(name for name in algorithms() if name not in ALGORITHMS)  # of plug-ins that are installed here
-PLANS = (*ALGORITHMS, *COMPOSED, *PLUGGED)
+PLATFORM = platform_of(this_device())
+
+
+def _is_here(name: str) -> bool:
+    spec = jconv.ConvSpec((1, 9, 1), (3, 1, 1))
+    return named_plan(name).refusal(Call(spec, "forward", *[np.dtype("float32")] * 2, None, PLATFORM)) is None
+
+
+# jconv's own algorithms that exist on this platform, and those of plug-ins that are installed here
+OWN = tuple(name for name in ALGORITHMS if _is_here(name) and not ALGORITHMS[name].variant)
+PLUGGED = tuple(name for name in algorithms() if name not in ALGORITHMS and _is_here(name))
+PLANS = (*OWN, *COMPOSED, *PLUGGED)
+# The kernels for GPUs, interpreted: a plan that runs anywhere, slowly.
+INTERPRETED = Plans(*[Plan(pallas.Kernels(interpret=True).algorithm("interpreted"))] * 3)
 
 
 @dataclasses.dataclass(frozen=True)

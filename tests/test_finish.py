@@ -13,6 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 import jconv
 from jconv import layers
 from jconv._algorithms import ALGORITHMS
+from jconv._algorithms._activations import ACTIVATIONS
 from jconv._algorithms.base import Call
 from jconv._plan import refusal
 from tests import oracle
@@ -32,7 +33,7 @@ def reference(x, k, b=None, activation=None):
         x, k, (1, 2), ((1, 1), (1, 1)), feature_group_count=2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     y = y if b is None else y + jnp.broadcast_to(b, y.shape)
-    return jax.nn.relu(y) if activation else y
+    return getattr(jax.nn, activation)(y) if activation else y
 
 
 def finished(x, k, b=None, activation=None, algorithm="auto"):
@@ -59,8 +60,42 @@ def test_every_plan_gives_the_definition(algorithm, dtype):
         assert (abs(np.asarray(y, np.float64) - want) <= bound).all()
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_those_of_jax(activation):
+    """Values, and derivatives up to the third, of each dtype; beyond what is finite elsewhere they stay finite."""
+    u = np.concatenate([np.linspace(-9, 9, 64), [-1e3, 1e3, 0.3]])
+    x, k = u.reshape(1, -1, 1), np.ones((1, 1, 1))
+
+    def both(u, dtype):
+        own = lambda u: jconv.conv(u.reshape(x.shape), k.astype(dtype), activation=activation)[0, :, 0]
+        slope = lambda fn: lambda u: jax.jvp(fn, (u,), (jnp.ones_like(u),))[1]
+        for fn in (own, getattr(jax.nn, activation)):
+            yield [f(u) for f in (fn, slope(fn), slope(slope(fn)), slope(slope(slope(fn))))]
+
+    with jax.enable_x64(True):
+        got, want = jax.jit(lambda u: list(both(u, "float64")))(u)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), got, want)
+    for dtype in ("float32", "bfloat16", "float16"):
+        wide = [np.asarray(v) for v in want[:2]]
+        short, _ = jax.jit(lambda u, dtype=dtype: list(both(u, dtype)))(u.astype(jnp.dtype(dtype)))
+        unit = float(jnp.finfo(dtype).eps)
+        for a, b in zip(short[:2], wide, strict=True):
+            assert a.dtype == dtype
+            np.testing.assert_allclose(np.asarray(a, np.float64), b, rtol=6 * unit, atol=20 * unit)
+
+
+def test_activations_of_integers():
+    x, k = draw((1, 9, 1), "int8"), draw((3, 1, 1), "int8", seed=1)
+    y = np.asarray(jconv.conv(x, k))
+    np.testing.assert_array_equal(jconv.conv(x, k, activation="relu6"), np.clip(y, 0, 6))
+    with pytest.raises(
+        TypeError, match=r"activation: got 'silu' for a result of int32, accepted are \('relu', 'relu6'\)"
+    ):
+        jconv.conv(x, k, activation="silu")
+
+
 @pytest.mark.parametrize("algorithm", ["xla", *(["onednn"] if HAS_ONEDNN else [])])
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "silu"])
 def test_derivatives(activation, algorithm):
     here = functools.partial(finished, activation=activation, algorithm=algorithm)
     there = functools.partial(reference, activation=activation)
@@ -87,7 +122,7 @@ def test_derivatives(activation, algorithm):
         jax.tree.map(close, jax.jvp(here, primals, tangents), want[0][0])
 
 
-@pytest.mark.parametrize("activation", [None, "relu"])
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
 def test_vmap_over_any_of_the_three(activation):
     many = [np.stack([a, 2 * a, -a]) for a in (X, K, B)]
     here, there = (functools.partial(fn, activation=activation) for fn in (finished, reference))

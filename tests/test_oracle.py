@@ -10,13 +10,13 @@ import pytest
 from jax import numpy as jnp
 
 import jconv
-from jconv._algorithms import ALGORITHMS, REDUCTIONS
+from jconv._algorithms import REDUCTIONS
 from jconv._algorithms.base import ROLES, Call
 from jconv._plan import refusal
 from jconv._select import plans, resolve, select
 from jconv.plugins import algorithms
 from tests import oracle
-from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, PLANS, PLUGGED, draw, operands, run, truth
+from tests.cases import CASES, COMPOSED, FEW, GENERAL, NAMED, OWN, PLANS, PLATFORM, PLUGGED, draw, operands, run, truth
 from tests.numerics import DTYPES, assert_close, dtype_of
 
 
@@ -33,7 +33,7 @@ def terms(case, role):
 
 
 def call_of(case, role, dtype="float32", precision=None):
-    return Call(case.spec, role, dtype_of(dtype), dtype_of(dtype), precision, "cpu")
+    return Call(case.spec, role, dtype_of(dtype), dtype_of(dtype), precision, PLATFORM)
 
 
 def check(case, role, dtype="float32", result_dtype=None, *, names, **options):
@@ -72,7 +72,7 @@ def able(case, role, dtype="float32", names=PLANS):
 @pytest.mark.parametrize("role", ROLES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_geometry(case, role):
-    names = able(case, role, names=PLANS if case in NAMED else (*ALGORITHMS, *PLUGGED))
+    names = able(case, role, names=PLANS if case in NAMED else (*OWN, *PLUGGED))
     assert set(GENERAL) <= set(names)
     check(case, role, names=[*names, "auto"])
 
@@ -90,7 +90,7 @@ def test_every_plan_is_met_by_some_geometry():
 def test_every_dtype(case, dtype, role):
     wide = dtype in ("float64", "complex128")
     with jax.enable_x64(True) if wide else contextlib.nullcontext():
-        names = able(case, role, dtype, (*ALGORITHMS, *PLUGGED))
+        names = able(case, role, dtype, (*OWN, *PLUGGED))
         assert set(GENERAL) <= set(names)
         results = check(case, role, dtype, names=names)
     short = {"int8": "int32", "uint8": "int32", "int16": "int32"}

@@ -16,13 +16,14 @@ import jconv
 from jconv import Algorithms
 from jconv._algorithms.base import ROLES, Call
 from jconv._plan import refusal
-from tests.cases import GENERAL, NAMED, PLANS, PLUGGED, draw
+from tests.cases import GENERAL, INTERPRETED, NAMED, PLANS, PLUGGED, draw
 
 CASES = [
     c for c in NAMED if c.name in ("rank0-groups", "1d-causal-dilated", "2d-everything", "2d-depthwise", "3d-same")
 ]
 over_cases = pytest.mark.parametrize("case", CASES, ids=str)
 ALGORITHMS = (*GENERAL, "auto")
+WITH_KERNELS = [*GENERAL, pytest.param(INTERPRETED, id="pallas")]  # those for GPUs, interpreted
 over_algorithms = pytest.mark.parametrize("algorithm", ALGORITHMS)
 
 
@@ -92,6 +93,8 @@ def test_higher_order(case):
         return forward_over_reverse, reverse_over_reverse, reverse_over_forward, third
 
     convs = {name: own_conv(case, name) for name in GENERAL} | {"lax": lax_conv(case)}
+    if case.name == "1d-causal-dilated":
+        convs["pallas"] = own_conv(case, INTERPRETED)
     found = jax.jit(lambda x, k: {name: along(conv, x, k) for name, conv in convs.items()})(x, k)
     want = found.pop("lax")
     for got in found.values():
@@ -113,7 +116,7 @@ def test_hessian():
         assert_trees_close(got, want, 1e-4)
 
 
-@pytest.mark.parametrize("algorithm", GENERAL)
+@pytest.mark.parametrize("algorithm", WITH_KERNELS)
 @pytest.mark.parametrize("role", ROLES)
 def test_vmap(role, algorithm):
     """Any axis of either or both operands, in every role, is the same as a loop."""
@@ -127,7 +130,8 @@ def test_vmap(role, algorithm):
         "kernel_grad": lambda x, g: jconv.conv_kernel_grad(x, g, case.kernel[:-2], algorithm=algorithm, **case.options),
     }[role]
     size, every, one = 3, {}, jax.jit(fn)
-    for axes in itertools.product((None, 0, 1, -1), repeat=2):
+    both = itertools.product((None, 0, 1, -1), repeat=2)
+    for axes in both if algorithm in GENERAL else ((None, None), (0, None), (None, -1), (1, 0)):
         every[axes] = []
         for i, (shape, axis) in enumerate(zip(shapes, axes, strict=True)):
             array = draw((size, *shape) if axis is not None else shape, seed=i)
@@ -180,7 +184,7 @@ def test_scan_remat_and_control_flow():
 
     lax_one = lambda x, k: lax.conv_general_dilated(x, k, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
     stacks = [functools.partial(stack, lax_one, lambda f: f)]
-    for algorithm, wrap in itertools.product(ALGORITHMS, (lambda f: f, jax.checkpoint)):
+    for algorithm, wrap in itertools.product((*ALGORITHMS, INTERPRETED), (lambda f: f, jax.checkpoint)):
         stacks.append(functools.partial(stack, functools.partial(jconv.conv, algorithm=algorithm), wrap))
     want, *found = jax.jit(lambda x, k: [jax.value_and_grad(fn, (0, 1))(x, k) for fn in stacks])(x, k)
     for got in found:

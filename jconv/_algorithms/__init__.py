@@ -1,6 +1,6 @@
 """The algorithms and the reductions, in order: to add one, write its file and add its line here."""
 
-from . import einsum, fft, fold, group, matmul, shift, split, swap, unfold, winograd, xla
+from . import einsum, fft, fold, group, matmul, pallas, shift, split, swap, unfold, winograd, xla
 from .base import Algorithm, Reduction
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -12,6 +12,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         shift.ALGORITHM,
         *winograd.ALGORITHMS,
         fft.ALGORITHM,
+        *pallas.ALGORITHMS,
     )
 }
 REDUCTIONS: dict[str, Reduction] = {

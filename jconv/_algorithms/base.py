@@ -73,7 +73,7 @@ class Call(NamedTuple):
 class Finish(NamedTuple):
     """What a forward pass does to its sums y before it writes them: activation(y + bias).
 
-    `bias` is [out], of a dtype that the result holds, or None; `activation` is a name among `ACTIVATIONS`, or None.
+    `bias` is [out], of a dtype that the result holds, or None; `activation` is a name in `_activations`, or None.
     """
 
     bias: jax.Array | None = None
@@ -81,10 +81,6 @@ class Finish(NamedTuple):
 
 
 UNFINISHED = Finish()
-
-# The functions of `Finish`, and for each its derivative where the result y is known, applied to a tangent.
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": lambda y: jnp.maximum(y, 0)}
-DERIVATIVES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {"relu": lambda y, t: jnp.where(y > 0, t, 0)}
 
 Run = Callable[[jax.Array, jax.Array, Call], jax.Array]
 
@@ -101,8 +97,9 @@ class Algorithm:
     none for this call; without it what there is to finish is done to the result.
 
     `exact`: whether its error is at most that of direct summation. `local`: whether a NaN or an Inf reaches only the
-    results whose definition contains it. `portable`: whether it consists of XLA's own operations. `description`:
-    what it is, in one line; where there is none the first line of its file says it.
+    results whose definition contains it. `portable`: whether it consists of XLA's own operations. `variant`: it is
+    another one with other tiles, for `tune` to measure; "auto" takes that other one. `description`: what it is, in one
+    line; where there is none the first line of its file says it.
     """
 
     name: str
@@ -115,6 +112,7 @@ class Algorithm:
     exact: bool = True
     local: bool = True
     portable: bool = True
+    variant: bool = False
     description: str = ""
 
     def run(self, role: Role) -> Run:

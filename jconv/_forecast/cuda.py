@@ -34,11 +34,13 @@ def _product(step: Product, dtype: np.dtype) -> Counts:
 
 
 def _loop(step: Loop, dtype: np.dtype) -> Counts:
-    yield f"{'long ' if 'long' in step.kind else ''}multiply-adds", step.macs
+    kind = "pallas reads" if step.kind == "pallas" else "long multiply-adds" if "long" in step.kind else "multiply-adds"
+    yield kind, step.macs
 
 
 def _copy(step: Copy, dtype: np.dtype) -> Counts:
-    yield "bytes" if "einsum" not in step.kind else "bytes of patches", step.times * step.bytes
+    kinds = {"pallas": "pallas bytes", "einsum": "bytes of patches"}
+    yield next((kinds[kind] for kind in kinds if kind in step.kind), "bytes"), step.times * step.bytes
     yield "runs", step.times * step.runs
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from .. import _pool
+from .._algorithms._activations import ACTIVATIONS
 from .._names import nearest
 from .._spec import ConvSpec, Padding
 from .base import Geometry, Layer, constructor, looks_at, sizes, stateless, window_of
@@ -203,4 +204,5 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
     if not callable(function):
         raise TypeError(f"function: got {function!r}, accepted is a function, {nearest(function, _ACTIVATIONS)}")
     kind = getattr(function, "__name__", "Activation")
-    return stateless(function, kind, name, activation="relu" if function is jax.nn.relu else None)
+    own = next((name for name in ACTIVATIONS if function is getattr(jax.nn, name)), None)
+    return stateless(function, kind, name, activation=own)
