@@ -25,6 +25,9 @@ from ._pool import max_pool as max_pool
 from ._signal import convolve as convolve
 from ._signal import correlate as correlate
 from ._spec import ConvSpec as ConvSpec
+from ._stream import Stream as Stream
+from ._stream import StreamState as StreamState
+from ._stream import stream as stream
 from ._tune import tune as tune
 from ._version import __version__ as __version__
 from .layers import summary as summary

@@ -26,6 +26,7 @@ ORDER = [
     "_accelerate",
     "lax",
     "_signal",
+    "_stream",
     "_pool",
     "initializers",
     "layers",

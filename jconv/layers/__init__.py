@@ -41,6 +41,7 @@ from .pooling import Flatten as Flatten
 from .pooling import GlobalAvgPool as GlobalAvgPool
 from .pooling import GlobalMaxPool as GlobalMaxPool
 from .pooling import MaxPool as MaxPool
+from .streaming import Streaming as Streaming
 from .table import Row as Row
 from .table import Summary as Summary
 from .table import summary as summary

@@ -123,6 +123,7 @@ class Layer:
         children: the layers that it is made of, with their names.
         chained: whether the children follow each other, or all see the input.
         epilogue: what a `Sequential` may know of `apply`; None where it is about another function.
+        streamed: ``streamed(layer) -> Layer``: its form for `Streaming`, which takes pieces.
         made: how a function of this package made it.
 
     Returns:
@@ -148,6 +149,7 @@ class Layer:
     children: tuple[tuple[str, Layer], ...] = ()
     chained: bool = True
     epilogue: Epilogue | None = None
+    streamed: Callable[[Layer], Layer] | None = None
     made: Made | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -299,6 +301,11 @@ def alike(arrays: Sequence[jax.Array]) -> list[jax.Array]:
     return [array.astype(dtype) for array in arrays]
 
 
+def alone(layer: Layer) -> Layer:
+    """A layer that looks at each position alone takes pieces as it is."""
+    return layer
+
+
 # Parts of layers -----------------------------------------------------------------------------------------
 def check_tree(tree: Any, argument: str, kind: str) -> None:
     """ValueError for params or state that are no dict."""
@@ -336,7 +343,9 @@ def draw(init: Initializer, key, shape, dtype, *, fan_shape=None, groups=1, tran
     return init(key, shape, dtype)
 
 
-def stateless(fn: Callable[..., jax.Array], kind: str, name: str | None, geometry=None, activation=None) -> Layer:
+def stateless(
+    fn: Callable[..., jax.Array], kind: str, name: str | None, geometry=None, activation=None, streamed=None
+) -> Layer:
     """A layer without parameters or state; `activation`: of `jconv.conv`, where it is that alone."""
 
     def init(key, input_shape):
@@ -345,7 +354,7 @@ def stateless(fn: Callable[..., jax.Array], kind: str, name: str | None, geometr
     def apply(params, state, x, *, train=False, key=None):
         return fn(x), state
 
-    return Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, activation))
+    return Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, activation), streamed=streamed)
 
 
 def named_layers(layers: Sequence[Layer], kind: str) -> tuple[tuple[str, Layer], ...]:

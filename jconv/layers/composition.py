@@ -18,6 +18,7 @@ from .base import (
     Epilogue,
     Layer,
     alike,
+    alone,
     array_shape,
     children_of,
     constructor,
@@ -25,6 +26,7 @@ from .base import (
     split,
     stateless,
 )
+from .streaming import streamed
 
 
 def _inits(named: Sequence[tuple[str, Layer]], key: Any, shape: ArrayShape, chained: bool) -> tuple[dict, dict]:
@@ -84,7 +86,8 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
         return x, fresh
 
     epilogue = Epilogue(apply, takes_activation=bool(known) and known[-1].takes_activation)
-    return Layer(init, apply, name, "Sequential", children=named, epilogue=epilogue)
+    pieces = lambda layer: Sequential(*_streamed(layer), name=name)
+    return Layer(init, apply, name, "Sequential", children=named, epilogue=epilogue, streamed=pieces)
 
 
 @constructor
@@ -151,7 +154,13 @@ def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | No
             )
         return join(outputs), fresh
 
-    return Layer(init, apply, name, kind, children=named, chained=False)
+    pieces = lambda layer: _parallel(kind, _streamed(layer), combine, name)
+    return Layer(init, apply, name, kind, children=named, chained=False, streamed=pieces)
+
+
+def _streamed(layer: Layer) -> list[Layer]:
+    """The children of a layer, each in its form for pieces."""
+    return [dataclasses.replace(streamed(child), name=child.name) for _, child in layer.children]
 
 
 @constructor
@@ -178,7 +187,7 @@ def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = N
         He et al., "Deep residual learning for image recognition", CVPR 2016, arXiv:1512.03385.
     """
     body = dataclasses.replace(Sequential(*layers), name="body")
-    around = stateless(lambda x: x, "identity", None) if shortcut is None else shortcut
+    around = stateless(lambda x: x, "identity", None, streamed=alone) if shortcut is None else shortcut
     named_layers((around,), "Residual")
     pair = _parallel("Residual", (body, dataclasses.replace(around, name="shortcut")), "sum", name)
 

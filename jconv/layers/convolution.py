@@ -11,7 +11,8 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from .. import _conv, initializers
+from .. import _conv, _stream, initializers
+from .._algorithms.base import promoted
 from .._dtypes import as_array, canonical_precision, common_dtype
 from .._plan import parsed
 from .._spec import ConvSpec, Padding, integer, is_sequence, padding_mode_per_axis, padding_per_axis, per_axis
@@ -21,6 +22,7 @@ from .base import (
     Initializer,
     Layer,
     Shape,
+    alone,
     array_shape,
     check_dtypes,
     constructor,
@@ -98,8 +100,17 @@ def _make_conv(
     geometry_options: dict[str, Any],
     options: dict[str, Any],
     local: bool = False,
+    pieces: bool = False,
 ) -> Layer:
-    """`Conv`, `DepthwiseConv` and `ConvLocal`: they differ in features and groups, known from the channels, alone."""
+    """`Conv`, `DepthwiseConv` and `ConvLocal`: they differ in features and groups, known from the channels, alone.
+
+    With `pieces` it is the form of the first two that takes its input piece by piece.
+    """
+    again = functools.partial(
+        _make_conv, kind, features, groups_of, kernel_size, use_bias=use_bias, kernel_init=kernel_init,
+        bias_init=bias_init, dtype=dtype, param_dtype=param_dtype, name=name, options=options,
+        pieces=True,
+    )  # fmt: skip
     _check_options(kernel_size, geometry_options, options, dtype=dtype, param_dtype=param_dtype)
 
     def spec_of(input_shape: Shape) -> ConvSpec:
@@ -114,7 +125,8 @@ def _make_conv(
         return ConvSpec(input_shape, kernel_shape, feature_group_count=groups, **geometry_options)
 
     def init(key, input_shape):
-        spec = spec_of(array_shape(input_shape))
+        input_shape = array_shape(input_shape)
+        spec = spec_of(input_shape)
         shape = (*spec.output_spatial, *spec.kernel_shape) if local else spec.kernel_shape
         k1, k2 = jax.random.split(key)
         fan = {"fan_shape": spec.kernel_shape, "groups": spec.feature_group_count}
@@ -122,7 +134,16 @@ def _make_conv(
         if use_bias:
             bias_shape = (*(spec.output_spatial if local else ()), spec.out_features)
             params["bias"] = draw(bias_init, k2, bias_shape, param_dtype, **fan)
-        return params, {}
+        return params, {"stream": no_past(input_shape, spec)} if pieces else {}
+
+    def no_past(input_shape, spec):
+        if spec.rank < 1 or input_shape[0] < 0:
+            raise ValueError(
+                f"input_shape: got {tuple(input_shape)}, accepted by {kind} in Streaming is [batch, *spatial, "
+                "channels] with a spatial axis and a number for the batch, of which each example has a past of its own."
+            )
+        before = _stream.positions_before(spec.window, spec.kernel_dilation)
+        return _stream.empty(input_shape, spec.rank, before, dtype or promoted(input_shape.dtype, param_dtype))
 
     def apply(params, state, x, *, train=False, key=None, activation=None):
         kernel = take(params, "kernel", kind)
@@ -131,15 +152,34 @@ def _make_conv(
         groups, rank = groups_of(x.shape[-1]), (kernel.ndim - 2) // 2 if local else kernel.ndim - 2
         own = kernel.shape[rank:] if local else kernel.shape
         _check_kernel(kind, own, (x.shape[-1] // groups, features(x.shape[-1])), kernel_size, x)
+        if pieces:
+            past: Any = take(state, "stream", kind, argument="state")
+            every = geometry_options | {"feature_group_count": groups, "activation": activation} | options
+            after, y = _stream.advance(past, x, kernel, bias, every)
+            return y, {"stream": after}
         function = _conv.conv_local if local else functools.partial(_conv.conv, activation=activation)
         return function(x, kernel, bias, feature_group_count=groups, **geometry_options, **options), state
+
+    def streamed(layer):
+        entries = lambda value: tuple(value) if is_sequence(value) and not isinstance(value, str) else (value,)
+        padding, dilation = geometry_options["padding"], geometry_options.get("input_dilation", 1)
+        if set(entries(kernel_size)) == {1} and padding in ("SAME", "SAME_LOWER", "VALID"):
+            padding = "CAUSAL"  # the same
+        last, modes = entries(padding)[-1], entries(options["padding_mode"])
+        if last != "CAUSAL" or set(modes) != {"zeros"} or set(entries(dilation)) != {1}:
+            raise ValueError(
+                f"layer: got {kind} with {geometry_options | options}, accepted by Streaming is padding='CAUSAL', of "
+                "zeros, without input_dilation: no output may wait for later positions."
+            )
+        return again(geometry_options=geometry_options | {"padding": padding})
 
     def geometry(input_shape):
         spec = spec_of(input_shape)
         biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
         return Geometry(connections=spec.num_connections - biases, macs=spec.macs, **looks_at(spec.axes))
 
-    return Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, takes_activation=not local))
+    epilogue = Epilogue(apply, takes_activation=not local)
+    return Layer(init, apply, name, kind, geometry, epilogue=epilogue, streamed=None if local else streamed)
 
 
 @constructor
@@ -595,4 +635,4 @@ def Dense(
         count, one = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
         return Geometry(connections=count * one.connections, macs=count * one.macs)
 
-    return Layer(init, pointwise.apply, name, "Dense", geometry, epilogue=pointwise.epilogue)
+    return Layer(init, pointwise.apply, name, "Dense", geometry, epilogue=pointwise.epilogue, streamed=alone)

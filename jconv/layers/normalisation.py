@@ -14,6 +14,7 @@ from .._spec import integer
 from .base import (
     Layer,
     Shape,
+    alone,
     array_shape,
     channelwise,
     check_dtypes,
@@ -145,7 +146,7 @@ def BatchNorm(
         y = (x - channelwise(centre, x)) * channelwise(slope, x) + channelwise(offset, x)
         return y.astype(dtype), state
 
-    return Layer(init, apply, name, "BatchNorm")
+    return Layer(init, apply, name, "BatchNorm", streamed=alone)
 
 
 def _standardised(x, axes: tuple[int, ...], epsilon: float):
@@ -256,7 +257,7 @@ def LayerNorm(
         dtype, wide = result_and_wide(x, [*own.values()])
         return _affine(_standardised(x.astype(wide), (x.ndim - 1,), epsilon), own).astype(dtype), state
 
-    return Layer(init, apply, name, "LayerNorm")
+    return Layer(init, apply, name, "LayerNorm", streamed=alone)
 
 
 @constructor
@@ -296,7 +297,7 @@ def LayerScale(init_value: float, *, param_dtype: Any = jnp.float32, name: str |
         dtype, wide = result_and_wide(x, [*own.values()])
         return _affine(x.astype(wide), own).astype(dtype), state
 
-    return Layer(init, apply, name, "LayerScale")
+    return Layer(init, apply, name, "LayerScale", streamed=alone)
 
 
 def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Shape], Shape]) -> Layer:
@@ -313,7 +314,7 @@ def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Sha
         keep = jax.random.bernoulli(key, 1 - rate, mask_shape(x.shape))
         return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype)), state
 
-    return Layer(lambda key, input_shape: ({}, {}), apply, name, kind)
+    return Layer(lambda key, input_shape: ({}, {}), apply, name, kind, streamed=alone)
 
 
 @constructor

@@ -11,7 +11,7 @@ from .. import _pool
 from .._algorithms._activations import ACTIVATIONS
 from .._names import nearest
 from .._spec import ConvSpec, Padding
-from .base import Geometry, Layer, constructor, looks_at, sizes, stateless, window_of
+from .base import Geometry, Layer, alone, constructor, looks_at, sizes, stateless, window_of
 
 
 def _pool_layer(kind, function, window_shape, strides, padding, ceil_mode, name, **options) -> Layer:
@@ -205,4 +205,4 @@ def Activation(function: Callable[[jax.Array], jax.Array] | str, *, name: str | 
         raise TypeError(f"function: got {function!r}, accepted is a function, {nearest(function, _ACTIVATIONS)}")
     kind = getattr(function, "__name__", "Activation")
     own = next((name for name in ACTIVATIONS if function is getattr(jax.nn, name)), None)
-    return stateless(function, kind, name, activation=own)
+    return stateless(function, kind, name, activation=own, streamed=alone)
