@@ -2,6 +2,8 @@
 # make example-NAME  runs examples/NAME.py, such as example-weight_sharing; ARGS=--help tells its options
 # make test   runs the tests, in random order
 # make bench  measures jconv beside lax, PyTorch and the layer libraries of JAX; make bench-quick is short
+# make test-gpu, make bench-gpu  the tests, and layers beside lax and PyTorch, on an NVIDIA GPU; with GPU_PYTHON=python3 by
+#             an environment that is there already, and nothing is installed
 # make docs   builds the documentation site in site/; make docs-serve shows it and follows what is edited
 # make lint   ruff and pyright
 # make sanitize  the tests of the oneDNN plug-in under the address and undefined-behaviour sanitizers; make soak: many calls
@@ -16,7 +18,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 4 ] && echo 4 || echo $$n)
 
-.PHONY: demo test bench bench-quick sanitize soak docs docs-serve docs-pictures lint format clean
+.PHONY: demo test test-gpu bench bench-quick bench-gpu sanitize soak docs docs-serve docs-pictures lint format clean
 .SUFFIXES:
 .PRECIOUS: $(VENV)/has-%
 
@@ -57,6 +59,20 @@ bench: $(VENV)/has-bench $(VENV)/torch-tried $(WITH)
 
 bench-quick: $(VENV)/has-bench $(VENV)/torch-tried $(WITH)
 	$(BIN)/python -m benchmarks --quick $(ARGS)
+
+# XLA takes memory as it needs it, since there are several processes.
+GPU_PYTHON ?= $(BIN)/python
+GPU_ENV := XLA_PYTHON_CLIENT_PREALLOCATE=false JCONV_PLUGINS=off
+ifeq ($(GPU_PYTHON),$(BIN)/python)
+FOR_GPU := $(VENV)/has-test $(VENV)/has-cuda
+TORCH_FOR_GPU := $(VENV)/torch-tried
+endif
+
+test-gpu: $(FOR_GPU)
+	$(GPU_ENV) JCONV_TEST_PLATFORM=gpu $(GPU_PYTHON) -m pytest -q -n $(WORKERS) --dist worksteal $(ARGS)
+
+bench-gpu: $(FOR_GPU) $(TORCH_FOR_GPU)
+	$(GPU_ENV) $(GPU_PYTHON) -m benchmarks --device gpu $(ARGS)
 
 # PyTorch is large, and not to be had for every Python; without it the benchmark says that it is absent
 $(VENV)/torch-tried: $(VENV)/made

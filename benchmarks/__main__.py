@@ -2,8 +2,8 @@
 
 Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, a bias and
 relu after a layer, gradients of each example, what a call costs, and the limits of the machine. Writes JSON lines,
-Markdown and a picture. `python -m benchmarks survey` measures every plan, and `python -m benchmarks fit` turns that
-into the prices of the forecasts.
+Markdown and a picture. `python -m benchmarks --device gpu` measures layers on a GPU. `python -m benchmarks survey`
+measures every plan, and `python -m benchmarks fit` turns that into the prices of the forecasts.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 import jconv
-from benchmarks import finish, harness, low_precision, machine, per_example, report, steps
+from benchmarks import finish, gpu, harness, low_precision, machine, per_example, report, steps
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
 from benchmarks.peers.base import PLUGGED
@@ -103,6 +101,8 @@ def parts(
 
 def measure(args: argparse.Namespace) -> int:
     """Measures, writes and prints; 1 where a result was wrong."""
+    from tqdm import tqdm  # which a machine with a GPU need not have
+
     effort = harness.QUICK if args.quick else harness.FULL
     if args.rounds:
         effort = effort._replace(rounds=args.rounds)
@@ -172,6 +172,8 @@ def main() -> None:
     if sys.argv[1:2] in (["survey"], ["fit"]):
         command = importlib.import_module(f"benchmarks.{sys.argv[1]}")
         sys.exit(command.main(sys.argv[2:]))
+    if sys.argv[1:3] == ["--device", "gpu"]:
+        sys.exit(gpu.main(sys.argv[1:]))
     args = arguments()
     if args.readme:
         rewrite_readme()

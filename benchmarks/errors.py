@@ -3,7 +3,8 @@
 For each it prints the largest error over layers of several shapes, relative to the sum of absolute products (the
 oracle at |a|, |b|; for `winograd` the largest such sum, for `fft` the product of the operands' norms), beside the a
 priori bound for n products summed in the accumulator and rounded once to the result:
-u_result + n u_accumulator (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1).
+u_result + n u_accumulator (Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1). `pallas` is
+interpreted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import numpy as np
 import jconv
 from benchmarks.check import oracle_of
 from benchmarks.peers.base import ROLES
+from jconv.plugins import algorithms
+from tests.cases import INTERPRETED
 
 SHAPES = (
     ((4, 16, 16, 8), (3, 3, 8, 16), {}),
@@ -44,7 +47,7 @@ def measure(role: str, algorithm: str, dtype: str) -> tuple[float | None, float]
         shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "g": spec.output_shape}
         names = {"forward": "xk", "input_grad": "gk", "kernel_grad": "xg"}[role]
         a, b = (rng.standard_normal(shapes[n]).astype(kind) for n in names)
-        choice = options | {"algorithm": algorithm}
+        choice = options | {"algorithm": INTERPRETED if algorithm == "pallas" else algorithm}
         fn = {
             "forward": lambda a, b, c=choice: jconv.conv(a, b, **c),
             "input_grad": lambda a, b, c=choice, s=spec: jconv.conv_input_grad(a, b, s.x_shape, **c),
@@ -73,7 +76,7 @@ def shown(cell: tuple[float | None, float]) -> str:
 
 
 def main() -> None:
-    names = jconv.algorithms()
+    names = [name for name, found in algorithms().items() if not found.variant]
     print(f"| dtype | role | {' | '.join(names)} | bound |\n|---|---|{'---:|' * (len(names) + 1)}")
     for dtype in UNIT:
         for role in ROLES:

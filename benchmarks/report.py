@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.peers.base import PLUGGED, ROLES
 from jconv._files import write_atomically
@@ -308,6 +307,8 @@ def rewrite(text: str, part: str) -> str:
 
 def picture(records: list[Record], path: pathlib.Path) -> None:
     """Bars of speed relative to lax, one panel a role: dark jconv, grey with plug-ins, PyTorch hatched."""
+    from matplotlib.figure import Figure  # which a machine that only measures need not have
+
     cells = cells_of(records)
     layers = list(dict.fromkeys(layer for layer, _ in cells))
     figure = Figure(figsize=(12, 1.6 + 0.45 * len(layers)), layout="constrained")

@@ -13,10 +13,8 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax
-
 from ._algorithms import REDUCTIONS
-from ._algorithms.base import Algorithm, Call, Reduction, reduced_call
+from ._algorithms.base import Algorithm, Call, Reduction, reduced_call, wants_exact
 from ._cache import device_kind, lookup, rates_of, this_device
 from ._forecast import Model, model
 from ._plan import Plan, named_plan, refusal_of
@@ -113,15 +111,10 @@ def _plans(call: Call, prices: Model, most: int, used: tuple[Reduction, ...]) ->
             yield plan.after(reduction), own.workspace + workspace, moved + reduced.parts * seconds
 
 
-def _wants_exact(precision: object) -> bool:
-    entries = precision if isinstance(precision, tuple) else (precision,)
-    return any(entry in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST) for entry in entries)
-
-
 def candidates(call: Call) -> list[Candidate]:
     """The plans that "auto" and `tune` may take, the cheapest forecast first."""
     bound = MAX_WORKSPACE_RATIO * operand_bytes(call)
-    exact = _wants_exact(call.precision)
+    exact = wants_exact(call.precision)
     fits = lambda p: (p.exact or not (exact or call.direct)) and (p.local or not call.direct)
     able = [c for c in plans(call) if c.workspace <= bound and fits(c.plan)]
     return sorted(able, key=lambda candidate: candidate.seconds)
@@ -187,7 +180,7 @@ def _unusable(name: str, call: Call) -> str | None:
         return "which does not exist"
     if why := plan.refusal(call):
         return f"which does not cover the call: {why}"
-    return "which is less exact than `precision` asks for" if _wants_exact(call.precision) and not plan.exact else None
+    return "which is less exact than `precision` asks for" if wants_exact(call.precision) and not plan.exact else None
 
 
 # What measures a call that was not tuned: `_tune` puts its own here.

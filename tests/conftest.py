@@ -1,5 +1,8 @@
 """What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
 
+With JCONV_TEST_PLATFORM=gpu in the environment (`make test-gpu`) the tests run on a GPU. There products are asked for in
+full precision, since by default they are of numbers rounded to 10 bits (tf32); and what needs two devices is skipped on one.
+
 The tests run in JAX's strict modes: no dtype and no rank is promoted without being told. What uses a library that takes
 the standard modes for granted, or is about them, is marked `standard_modes`; doctests and scripts are in these too.
 What is marked `checked` runs with JAX's own checks and without not-a-number, and with JCONV_TEST_MODE=checks in the
@@ -20,9 +23,11 @@ from importlib.metadata import version
 # The doctests' collection would leave half of the one among the modules where torch is missing, and put the other in place.
 collect_ignore = ["torch_networks.py", "peer_plugin.py"]
 
+ON_GPU = os.environ.get("JCONV_TEST_PLATFORM", "") == "gpu"
 # Compilation takes most of the time of the tests, and with these options half of it or less. What XLA_FLAGS says prevails.
-flags = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
-flags.append("--xla_cpu_parallel_codegen_split_count=1")
+flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+if not ON_GPU:
+    flags += ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later versions do not know this one
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
@@ -43,6 +48,8 @@ CHECKED = {"jax_enable_checks": True, "jax_debug_nans": True}
 def modes(request):
     """JAX's modes for one test: strict ones, but for those marked otherwise, and with checks where asked for."""
     wanted = {} if request.node.get_closest_marker("standard_modes") else dict(STRICT)
+    if ON_GPU:
+        wanted["jax_default_matmul_precision"] = "highest"
     if request.node.get_closest_marker("checked") or os.environ.get("JCONV_TEST_MODE") == "checks":
         wanted |= CHECKED
         if request.node.get_closest_marker("non_finite"):
@@ -53,6 +60,16 @@ def modes(request):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(autouse=True)
+def devices(request):
+    """Skips what needs more devices than there are, or other ones."""
+    found = jax.devices()
+    if request.node.get_closest_marker("two_devices") and len(found) < 2:
+        pytest.skip(f"needs two devices, here is one: {found[0].device_kind}")
+    if request.node.get_closest_marker("on_cpu") and found[0].platform != "cpu":
+        pytest.skip(f"is about CPUs, here is a {found[0].device_kind}")
 
 
 @pytest.fixture(autouse=True)

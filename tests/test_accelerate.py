@@ -150,6 +150,7 @@ def test_gradients_that_are_taken_are_recognised():
     assert transposed.input_dilation == (2, 2)
 
 
+@pytest.mark.two_devices
 def test_shard_map():
     mesh = Mesh(np.array(jax.devices()[:2]), "d")
     spread, whole = PartitionSpec("d"), PartitionSpec()
@@ -343,6 +344,7 @@ def test_what_has_no_result_or_another_order_sees_the_array_as_it_is_meant(capfd
     close(accelerate(pooled)(IMAGE), pooled(IMAGE))
 
 
+@pytest.mark.two_devices
 def test_a_jitted_function_inside_stays_one_and_keeps_its_shardings():
     mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
     sharding = jax.sharding.NamedSharding(mesh, PartitionSpec("d"))
@@ -352,6 +354,7 @@ def test_a_jitted_function_inside_stays_one_and_keeps_its_shardings():
     assert "jit" in {eqn.primitive.name for eqn in jaxpr.eqns}
 
 
+@pytest.mark.two_devices
 def test_one_function_under_several_meshes_and_with_64_bits():
     conv = jax.jit(lambda x: lax.with_sharding_constraint(nchw(x), PartitionSpec("d")))
     fast = accelerate(conv)

@@ -1,14 +1,16 @@
 """The benchmark: its sampled check against the oracle, one cell measured, and what it writes."""
 
+import argparse
 import json
 import math
+import time
 
 import numpy as np
 import pytest
 
 import jconv
 from benchmarks import __main__ as command
-from benchmarks import check, finish, harness, networks, report, workloads
+from benchmarks import check, finish, gpu, harness, networks, report, workloads
 from benchmarks.peers import NotExpressible, on_jax
 from benchmarks.peers.base import OPERANDS, Layout, Prepared, rounded
 from benchmarks.steps import models
@@ -246,3 +248,40 @@ def test_a_bias_and_relu_are_measured_both_ways(monkeypatch):
     table = "\n".join(report.other_tables(found))
     assert "| tiny |" in table
     assert "| jconv as part |" in table
+
+
+def test_the_benchmark_of_gpus(tmp_path, monkeypatch, capsys):
+    """All of it but the device: jconv, lax and PyTorch on arrays that they share, each compared with lax."""
+    torch = pytest.importorskip("torch")
+    layers = (
+        gpu._depthwise("causal", (2, 64, 8), (4,), "none", padding="CAUSAL"),
+        workloads.Workload("up", "none", (1, 8, 8, 5), (4, 4, 5, 3), {"input_dilation": 2, "padding": 2}),
+    )
+    limits = {"bytes_per_s": 1e10, "flops_per_s float32": 1e11, "flops_per_s bfloat16": 1e11}
+    for name, value in (("LAYERS", layers), ("SAMPLE_S", 0.0), ("limits_of_device", lambda: limits)):
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    arguments = argparse.Namespace(out=tmp_path, only=None, plans=["shift", "winograd4"], seconds=100.0)
+    assert gpu.run(arguments, "NVIDIA H200", time.perf_counter()) == 0
+    records = report.read(tmp_path / "nvidia-h200.jsonl")
+    cells = {(r["workload"], r["role"], r["dtype"]) for r in records if r["kind"] == "layer"}
+    assert len(cells) == 2 * 3 * 2
+    for cell in cells:
+        there = {
+            r["candidate"] for r in records if r["kind"] == "layer" and (r["workload"], r["role"], r["dtype"]) == cell
+        }
+        assert there == {"jconv", "lax", "torch", "jconv:shift"}
+    refused = [r for r in records if r["kind"] == "left out"]
+    assert {r["candidate"] for r in refused} == {"jconv:winograd4"}
+    text = (tmp_path / "nvidia-h200.md").read_text()
+    assert "depthwise layers, kernel gradient: geometric mean" in text
+    assert text in capsys.readouterr().out
+    arguments.seconds = -1.0
+    gpu.run(arguments, "NVIDIA H200", time.perf_counter())
+    assert "Time was up before 12 cells: causal forward float32" in (tmp_path / "nvidia-h200.md").read_text()
+
+
+def test_layers_of_the_benchmark_of_gpus():
+    assert len({w.name for w in gpu.LAYERS}) == len(gpu.LAYERS) >= 16
+    with pytest.raises(SystemExit):
+        gpu.main(["--device", "gpu"])

@@ -13,7 +13,9 @@ import lenet_backprop
 import lenet_digits
 import numpy as np
 import pytest
+import scipy.io.wavfile
 import scipy.ndimage
+import streaming_sound
 import weight_sharing
 from jax import numpy as jnp
 from PIL import Image
@@ -344,3 +346,26 @@ def test_killed_while_writing_leaves_no_half_file(tmp_path, monkeypatch):
         files.save_params(tmp_path / "params.safetensors", {"a": {"bias": np.ones(2)}}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert path.read_bytes() == before
+
+
+# Streams -------------------------------------------------------------------------------------------------
+def test_streaming_sound(tmp_path):
+    """It plays, and 1,000 steps of both networks are the whole's; the files are what they say."""
+    assert streaming_sound.main(["--quick", "--out", str(tmp_path)]) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    for found in config["compared"].values():
+        assert found["difference"] <= 1e-12 * max(1.0, found["largest"])
+    rate, sound = scipy.io.wavfile.read(tmp_path / "played.wav")
+    assert (rate, len(sound)) == (4000, 2000 + 400)
+    assert np.abs(sound).max() > 1000
+    assert {path.name for path in tmp_path.glob("*.png")} == {"sound.png", "times.png"}
+
+
+def test_levels_of_sound():
+    sound = np.linspace(-1, 1, 999)
+    levels = streaming_sound.to_levels(sound)
+    assert (levels.min(), levels.max()) == (0, streaming_sound.LEVELS - 1)
+    assert np.abs(streaming_sound.from_levels(levels) - sound).max() < 0.07
+    note = streaming_sound.string(220.0, 4000, np.random.default_rng(0))
+    spectrum = np.abs(np.fft.rfft(note[2000:]))
+    assert abs(np.argmax(spectrum) * 2 - 4000 / round(4000 / 220.0)) <= 4  # Hz: a whole number of samples a period

@@ -161,9 +161,8 @@ def test_nothing_is_computed_for_what_is_not_differentiated():
     assert [name for name in primitives(jaxpr) if name.startswith("jconv")] == ["jconv_finished", "jconv"]
 
 
+@pytest.mark.two_devices
 def test_two_devices_and_explicit_meshes():
-    if len(jax.devices()) < 2:
-        pytest.skip("one device")
     devices, whole, spread = np.array(jax.devices()[:2]), PartitionSpec(), PartitionSpec("d")
     loss = lambda x, k, b, fn=finished: jnp.sum(fn(x, k, b, "relu") ** 2)
     want = jax.grad(functools.partial(loss, fn=reference), (1, 2))(X, K, B)

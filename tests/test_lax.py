@@ -108,6 +108,7 @@ def test_in_the_place_of_laxs_own_functions(monkeypatch):
         np.testing.assert_allclose(y, jconv.conv(x[0], jnp.ones((3, 5, 4)), algorithm="einsum"))
 
 
+@pytest.mark.two_devices
 @pytest.mark.parametrize(
     ("image", "kernel", "out"),
     [

@@ -91,9 +91,8 @@ def test_transforms():
     assert CONV(X[:0], K).shape == (0, *want.shape[1:])
 
 
+@pytest.mark.two_devices
 def test_the_gradient_of_a_shared_kernel_under_shard_map():
-    if len(jax.devices()) < 2:
-        pytest.skip("one device")
     mesh = Mesh(np.array(jax.devices()[:2]), "d")
     spread, whole = PartitionSpec("d"), PartitionSpec()
     grad = jax.grad(lambda k, x: jax.lax.psum(jnp.sum(CONV(x, k) ** 2), "d"))

@@ -130,6 +130,17 @@ def test_precision_keeps_inexact_algorithms_out(role):
         assert resolve("auto", call_of(case, role, precision=(value, value))).plan.exact
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("highest", "f32"), ("default", "f16")])
+def test_full_precision_on_gpu_leaves_no_sum_in_16_bits(precision, dtype):
+    """The libraries of GPUs may add up parts of a product of float16 in float16."""
+    x, k = (jax.ShapeDtypeStruct(shape, jnp.float16) for shape in ((2, 9, 16), (3, 16, 8)))
+    conv = jax.jit(lambda x, k: jconv.conv(x, k, algorithm="einsum", precision=precision))
+    (product,) = (line for line in jax.export.export(conv, platforms=("cuda",))(x, k).mlir_module().splitlines()
+                  if "stablehlo.dot_general" in line)  # fmt: skip
+    operands = product.rpartition(" : ")[2].partition("->")[0]
+    assert operands.count(f"x{dtype}>") == 2
+
+
 @pytest.mark.parametrize("algorithm", GENERAL)
 def test_gradients_of_a_wider_result_are_computed_in_its_dtype_and_returned_in_the_operands(algorithm):
     case = FEW[2]

@@ -177,6 +177,7 @@ def test_auto_lowers_depthwise_layers_for_cuda():
     assert "triton" not in jax.export.export(jax.jit(conv), platforms=("cuda",))(*small).mlir_module()
 
 
+@pytest.mark.two_devices
 def test_shard_map():
     """With its check on, over two devices, lowered for CUDA; and interpreted, which works without it alone."""
     case = Case("2d", (4, 6, 5, 4), (3, 3, 1, 4), {"feature_group_count": 4})

@@ -196,6 +196,7 @@ def losses(algorithm):
     return lambda k, x: jnp.sum(jnp.tanh(conv(x, k)))
 
 
+@pytest.mark.two_devices
 @pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
 @over_algorithms
 def test_shard_map_with_the_check_on(algorithm, wrap):
@@ -211,6 +212,7 @@ def test_shard_map_with_the_check_on(algorithm, wrap):
     assert_trees_close(wrap(spread)(k, x), jax.jit(jax.value_and_grad(loss, (0, 1)))(k, x))
 
 
+@pytest.mark.two_devices
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 def test_explicit_mesh(mode):
     x, k, b = jnp.asarray(draw((4, 6, 5, 2))), jnp.asarray(draw((3, 3, 2, 3), seed=1)), jnp.ones(3)
@@ -346,6 +348,7 @@ def test_export_with_a_symbolic_batch(algorithm):
         assert_trees_close(got, want, 1e-4)
 
 
+@pytest.mark.two_devices
 @pytest.mark.parametrize(
     "name", ["matmul", "winograd4", "shift", "fft", "fold+matmul", "unfold+matmul", "group+matmul"]
 )
@@ -452,6 +455,7 @@ def test_export_of_gradients_with_a_symbolic_batch():
         jax.export.export(per_example)(jnp.ones((3, 2, 3)), jax.ShapeDtypeStruct((batch, 6, 2), jnp.float32))
 
 
+@pytest.mark.two_devices
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_the_gradient_of_padding_modes_on_two_devices(kind):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(kind,))
@@ -466,6 +470,7 @@ def test_the_gradient_of_padding_modes_on_two_devices(kind):
     assert_trees_close(jax.device_get(got), jax.device_get(want))
 
 
+@pytest.mark.two_devices
 def test_an_explicit_mesh_that_only_the_kernel_lies_on():
     x, k = jnp.asarray(draw((2, 6, 2))), jnp.asarray(draw((3, 2, 4), seed=1))
     want = jconv.conv(x, k)

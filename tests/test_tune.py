@@ -18,7 +18,7 @@ from jax import numpy as jnp
 
 import jconv
 from jconv import _cache, _select, _tune
-from jconv._algorithms.base import ROLES
+from jconv._algorithms.base import ROLES, Call
 from jconv._plan import Plan
 from tests.cases import CASES
 
@@ -222,7 +222,18 @@ def test_a_plan_far_behind_is_not_run_again(clock):
     assert found == pytest.approx(seconds)
 
 
+def test_where_xla_does_not_cover_a_call_another_plan_is_the_reference():
+    """As on GPU, whose library convolves no integers."""
+    call = Call(jconv.ConvSpec((1, 9, 2), (3, 2, 4)), "forward", np.dtype("int8"), np.dtype("int32"), None, "cuda")
+    names = _tune.names_for(call, 4)
+    assert "xla" not in names
+    measured = _tune.measure(call, names, 1)
+    assert set(measured.seconds) == set(names)
+    assert not measured.left_out
+
+
 # What is found in a function -----------------------------------------------------------------------------
+@pytest.mark.two_devices
 def test_a_function_is_searched_everywhere():
     x, k = jnp.ones((2, 8, 3)), jnp.ones((3, 3, 3))
     mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -20,6 +20,7 @@ from .base import (
     OPERANDS,
     RESULT,
     Absent,
+    Layout,
     NotExpressible,
     Prepared,
     fastest,
@@ -43,14 +44,10 @@ class TorchPeer:
 
     def prepare(self, role: str, spec: jconv.ConvSpec, operands: list[np.ndarray]) -> Prepared:
         torch, flat = self.torch, as_image(spec)
-        layouts = {
-            "kernel": kernel_layout(flat.rank, "iok" if is_transposed(spec) else "oik", flip=is_transposed(spec)),
-            "x": image_layout(flat.rank, channels_first=True),
-        }
-        layouts["g"] = layouts["x"]
+        layouts = layouts_of(flat)
         shapes = {"x": flat.x_shape, "kernel": flat.kernel_shape, "g": flat.output_shape}
         own_shapes = {"x": spec.x_shape, "kernel": spec.kernel_shape, "g": spec.output_shape}
-        call = self.role(role, flat)
+        call = role_function(torch, role, flat)
         # A gradient is handed all of x and kernel, as autograd hands them; what it does not depend on is zeros.
         arrays = dict(zip(OPERANDS[role], operands, strict=True))
         arrays = {n: arrays.get(n, np.zeros(shapes[n], np.float32)).reshape(shapes[n]) for n in shapes}
@@ -72,31 +69,6 @@ class TorchPeer:
             {"layout": chosen, "layouts_ms": tried, "threads": torch.get_num_threads()},
         )
 
-    def role(self, role: str, spec: jconv.ConvSpec) -> Callable[..., Any]:
-        """A function of x, kernel and g."""
-        torch, transposed = self.torch, is_transposed(spec)
-        stride, crop = list(spec.strides), [(0, 0)] * spec.rank
-        if transposed:
-            stride, padding = list(spec.input_dilation), list(padding_of_transposed(spec))
-        else:
-            padding = [max(axis.lo, axis.hi) for axis in spec.axes]
-            crop = [(max(axis.hi - axis.lo, 0), max(axis.lo - axis.hi, 0)) for axis in spec.axes]
-        if any(p < 0 for p in padding) or any(sum(c) and s > 1 for c, s in zip(crop, spec.strides, strict=True)):
-            raise NotExpressible("PyTorch pads both sides alike")
-        geometry = (stride, padding, list(spec.kernel_dilation), transposed, [0] * spec.rank, spec.feature_group_count)
-        window = tuple(slice(lo, lo + n) for (lo, _), n in zip(crop, spec.output_spatial, strict=True))
-        pads = [p for pair in reversed(crop) for p in pair]
-
-        def forward(x: Any, kernel: Any, g: Any) -> Any:
-            return torch.ops.aten.convolution(x, kernel, None, *geometry)[(..., *window)]
-
-        def backward(x: Any, kernel: Any, g: Any) -> Any:
-            wide = torch.nn.functional.pad(g, pads) if any(pads) else g
-            mask = [role == "input_grad", role == "kernel_grad", False]
-            return torch.ops.aten.convolution_backward(wide, x, kernel, None, *geometry, mask)[mask.index(True)]
-
-        return forward if role == "forward" else backward
-
 
 def as_image(spec: jconv.ConvSpec) -> jconv.ConvSpec:
     """A series as an image of height 1; images and volumes as they are."""
@@ -112,3 +84,35 @@ def as_image(spec: jconv.ConvSpec) -> jconv.ConvSpec:
         kernel_dilation=(1, *spec.kernel_dilation),
         feature_group_count=spec.feature_group_count,
     )
+
+
+def layouts_of(spec: jconv.ConvSpec) -> dict[str, Layout]:
+    """Of images and kernels, channels first."""
+    image, turned = image_layout(spec.rank, channels_first=True), is_transposed(spec)
+    return {"kernel": kernel_layout(spec.rank, "iok" if turned else "oik", flip=turned), "x": image, "g": image}
+
+
+def role_function(torch: Any, role: str, spec: jconv.ConvSpec) -> Callable[..., Any]:
+    """A function of x, kernel and g."""
+    transposed = is_transposed(spec)
+    stride, crop = list(spec.strides), [(0, 0)] * spec.rank
+    if transposed:
+        stride, padding = list(spec.input_dilation), list(padding_of_transposed(spec))
+    else:
+        padding = [max(axis.lo, axis.hi) for axis in spec.axes]
+        crop = [(max(axis.hi - axis.lo, 0), max(axis.lo - axis.hi, 0)) for axis in spec.axes]
+    if any(p < 0 for p in padding) or any(sum(c) and s > 1 for c, s in zip(crop, spec.strides, strict=True)):
+        raise NotExpressible("PyTorch pads both sides alike")
+    geometry = (stride, padding, list(spec.kernel_dilation), transposed, [0] * spec.rank, spec.feature_group_count)
+    window = tuple(slice(lo, lo + n) for (lo, _), n in zip(crop, spec.output_spatial, strict=True))
+    pads = [p for pair in reversed(crop) for p in pair]
+
+    def forward(x: Any, kernel: Any, g: Any) -> Any:
+        return torch.ops.aten.convolution(x, kernel, None, *geometry)[(..., *window)]
+
+    def backward(x: Any, kernel: Any, g: Any) -> Any:
+        wide = torch.nn.functional.pad(g, pads) if any(pads) else g
+        mask = [role == "input_grad", role == "kernel_grad", False]
+        return torch.ops.aten.convolution_backward(wide, x, kernel, None, *geometry, mask)[mask.index(True)]
+
+    return forward if role == "forward" else backward

@@ -264,8 +264,20 @@ def grouped(array: jax.Array, groups: int) -> jax.Array:
     return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)
 
 
+def wants_exact(precision: object) -> bool:
+    """Whether a precision asks for more than the default."""
+    entries = precision if isinstance(precision, tuple) else (precision,)
+    return any(entry in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST) for entry in entries)
+
+
 def einsum(subscripts: str, a: jax.Array, b: jax.Array, call: Call) -> jax.Array:
-    """A product summed in the accumulator, in the precision of the call."""
+    """A product summed in the accumulator, in the precision of the call.
+
+    The libraries of GPUs may add up parts of a product of 16-bit numbers in 16 bits; asked for more than the default it
+    is one of 32 bits.
+    """
+    if call.platform in ("cuda", "rocm") and wants_exact(call.precision) and jnp.issubdtype(call.dtype, jnp.floating):
+        a, b = a.astype(call.accumulator), b.astype(call.accumulator)
     return jnp.einsum(subscripts, a, b, precision=call.precision, preferred_element_type=call.accumulator)
 
 

@@ -52,7 +52,7 @@ def _transform(step: Transform, dtype: np.dtype) -> Counts:
 
 
 def _launch(step: Launch, dtype: np.dtype) -> Counts:
-    yield "launches", step.number
+    yield "pallas launches" if step.kind == "pallas" else "launches", step.number
 
 
 def _convolution(step: Convolution, dtype: np.dtype) -> Counts:
@@ -101,6 +101,6 @@ def rate_of(count: str) -> str:
     """The rate that a price goes with."""
     if count.endswith("products") or count.startswith(("cudnn dense", "cudnn wide dense")):
         return "matrix"
-    if count == "launches":
+    if count.endswith("launches"):
         return "launch"
     return "bytes" if "bytes" in count or count == "runs" else "vector"
