@@ -55,8 +55,9 @@ COMPARED = 1000  # steps, of networks in float64
 
 # Sound ---------------------------------------------------------------------------------------------------
 def string(frequency: float, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A plucked string: noise that goes round in a loop of one period, averaged with its neighbour on each round."""
-    period = round(RATE / frequency)
+    """A plucked string: noise that goes round in a loop, averaged with its neighbour on each round, which takes half a
+    sample more."""
+    period = round(RATE / frequency - 0.5)
     noise = rng.uniform(-1, 1, period)
     noise = noise + np.roll(noise, 1) + np.roll(noise, 2)  # a soft pluck
     rounds = [0.8 * (noise - noise.mean()) / np.abs(noise - noise.mean()).max()]

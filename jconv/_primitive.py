@@ -111,7 +111,8 @@ def _impl(a, b, *bias, request: Request):
         measure_missing(call._replace(platform=platform_of(this_device())))
     # What is tuned may change at any time, all else with the table alone.
     able = _choices(request.plan, call) if request.plan == "tuned" else _remembered(request.plan, call, table())
-    return _compiled(a, b, *bias, able=able, request=request)
+    spread = any(len(v.sharding.device_set) > 1 for v in (a, b, *bias) if isinstance(v, jax.Array))
+    return _compiled(a, b, *bias, able=able, request=request, spread=spread)
 
 
 def _choices(asked: Plan | str, call: Call) -> tuple[tuple[str, Plan], ...]:
@@ -135,32 +136,46 @@ def _remembered(asked: Plan | str, call: Call, known: tuple[Any, ...]) -> tuple[
 
 
 # Not conv_p.bind inside, which would come back here under jax.disable_jit.
-@functools.partial(jax.jit, static_argnames=("able", "request"))
-def _compiled(a, b, *bias, able, request):
+@functools.partial(jax.jit, static_argnames=("able", "request", "spread"))
+def _compiled(a, b, *bias, able, request, spread):
     return jax.lax.platform_dependent(
         a,
         b,
         *bias,
-        default=functools.partial(_run, None, request=request),
-        **{platform: functools.partial(_run, platform, request=request) for platform, _ in able},
+        default=functools.partial(_run, None, request=request, spread=spread),
+        **{platform: functools.partial(_run, platform, request=request, spread=spread) for platform, _ in able},
     )
 
 
-def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=False):
+def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=False, spread=False):
+    """Computes a call by the plan of its platform.
+
+    With `spread` the compiler divides the program among devices. It cannot divide compiled code, and would gather the
+    operands on each of them, so what chooses a plan leaves that out.
+    """
     finish = UNFINISHED if bias is None and request.activation is None else Finish(bias, request.activation)
     call = request.call(a.dtype, platform, portable)
     if request.plan == "tuned":
         measure_missing(call)
-    plan = resolve(request.plan, call).plan
+    own = spread and not isinstance(request.plan, Plan)
+    plan = resolve(request.plan, call._replace(portable=True) if own else call).plan
     with jax.named_scope(f"jconv.{call.role}.{plan.name}"), keeps_64_bits(call.dtype, call.out_dtype):
         if call.spec.is_empty:
             return finish_result(zeros(shape_of(RESULT[call.role], call.spec), call.out_dtype, a, b), finish)
         return plan.run(a, b, call, finish)
 
 
+def _is_spread(context: Any) -> bool:
+    """Whether the compiler divides a program among devices; under `shard_map` over all axes the program does itself."""
+    if hasattr(context, "manual_axes"):
+        mesh = context.mesh
+        return mesh.size > 1 and not set(mesh.axis_names) <= set(context.manual_axes)
+    return (getattr(context, "num_devices", None) or 1) > 1
+
+
 def _lower(platform: str | None, ctx, *operands, request: Request):
     portable = ctx.module_context.lowering_parameters.for_export
-    run = functools.partial(_run, platform, portable=portable)
+    run = functools.partial(_run, platform, portable=portable, spread=_is_spread(ctx.module_context.axis_context))
     return mlir.lower_fun(run, multiple_results=False)(ctx, *operands, request=request)
 
 

@@ -48,7 +48,7 @@ CHECKED = {"jax_enable_checks": True, "jax_debug_nans": True}
 def modes(request):
     """JAX's modes for one test: strict ones, but for those marked otherwise, and with checks where asked for."""
     wanted = {} if request.node.get_closest_marker("standard_modes") else dict(STRICT)
-    if ON_GPU:
+    if ON_GPU and not request.node.get_closest_marker("default_precision"):
         wanted["jax_default_matmul_precision"] = "highest"
     if request.node.get_closest_marker("checked") or os.environ.get("JCONV_TEST_MODE") == "checks":
         wanted |= CHECKED
@@ -64,12 +64,10 @@ def modes(request):
 
 @pytest.fixture(autouse=True)
 def devices(request):
-    """Skips what needs more devices than there are, or other ones."""
+    """Skips what needs more devices than there are."""
     found = jax.devices()
     if request.node.get_closest_marker("two_devices") and len(found) < 2:
         pytest.skip(f"needs two devices, here is one: {found[0].device_kind}")
-    if request.node.get_closest_marker("on_cpu") and found[0].platform != "cpu":
-        pytest.skip(f"is about CPUs, here is a {found[0].device_kind}")
 
 
 @pytest.fixture(autouse=True)

@@ -149,8 +149,9 @@ def lowered(fn, *arrays, size=1):
 
 
 @pytest.mark.parametrize("role", ROLES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("case", [*NAMED, *LARGE], ids=str)
+@pytest.mark.parametrize(("case", "dtype"), [
+    *itertools.product([*NAMED, *LARGE], ["float32"]), *itertools.product([*DEPTHWISE, *LARGE], ["bfloat16", "float16"])
+], ids=str)  # fmt: skip
 def test_every_case_lowers_for_cuda(case, dtype, role):
     if case.spec.is_empty or named_plan("pallas").refusal(call_of(case, role, dtype)):
         return

@@ -73,6 +73,7 @@ def test_a_call_is_measured_by_its_plans_and_by_lax():
     assert found["flops"] == 2 * task.spec.macs * 2
 
 
+@pytest.mark.default_precision
 def test_what_tune_measured_can_be_fitted(tmp_path):
     """A file of tuned choices gives the same calls and seconds as a survey of them would."""
     spec = jconv.ConvSpec((2, 9, 8, 4), (3, 2, 2, 6), strides=(2, 1), padding=((1, 0), (-1, 2)), feature_group_count=2)

@@ -1,5 +1,6 @@
 """Every JAX transformation, in every role, for every algorithm: values by the oracle or lax, and what the jaxpr shows."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 from jax import lax
 from jax import numpy as jnp
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jconv
 from jconv import Algorithms
+from jconv._algorithms import ALGORITHMS as FOUND
 from jconv._algorithms.base import ROLES, Call
+from jconv._forecast.work import Work
 from jconv._plan import refusal
+from jconv.plugins import algorithms
 from tests.cases import GENERAL, INTERPRETED, NAMED, PLANS, PLUGGED, draw
 
 CASES = [
@@ -213,6 +217,36 @@ def test_shard_map_with_the_check_on(algorithm, wrap):
 
 
 @pytest.mark.two_devices
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f], ids=["jit", "eager"])
+def test_a_batch_over_devices_is_never_left_to_compiled_code(wrap, monkeypatch):
+    """The compiler cannot divide that, and would gather the batch on each device; what runs on one device may be it."""
+    xla, runs = algorithms()["xla"], set()
+
+    def own(x, kernel, call):
+        runs.add(call.spec.x_shape[0])
+        return xla.forward(x, kernel, call)
+
+    fast = dataclasses.replace(xla, name="compiled", forward=own, portable=False, work=lambda call: Work())
+    monkeypatch.setitem(FOUND, "compiled", fast)
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+    x, k = jnp.asarray(draw((4, 9, 8, 2))), jnp.asarray(draw((3, 3, 2, 3), seed=1))
+    want = wrap(lambda x, k: jconv.conv(x, k))(x, k)
+    assert runs == {4}
+    runs.clear()
+    on_two = jax.device_put(x, NamedSharding(mesh, P("d"))), jax.device_put(k, NamedSharding(mesh, P()))
+    got = wrap(lambda x, k: 1 * jconv.conv(x, k))(*on_two)
+    assert not runs
+    assert_trees_close(got, want)
+    by_name = wrap(lambda x, k: jconv.conv(x, k, algorithm="compiled"))(*on_two)
+    assert runs == {4}  # asked for by name it is
+    assert_trees_close(by_name, want)
+    runs.clear()
+    local = jax.shard_map(jconv.conv, mesh=mesh, in_specs=(P("d"), P()), out_specs=P("d"))
+    assert_trees_close(wrap(local)(*on_two), want)
+    assert runs == {2}
+
+
+@pytest.mark.two_devices
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 def test_explicit_mesh(mode):
     x, k, b = jnp.asarray(draw((4, 6, 5, 2))), jnp.asarray(draw((3, 3, 2, 3), seed=1)), jnp.ones(3)
@@ -266,6 +300,7 @@ def test_each_role_of_one_call_runs_its_own_algorithm():
             assert f"jconv.{role}.{other}" not in text
 
 
+@pytest.mark.default_precision
 def test_export_lowers_each_platform_its_own_way():
     x, g = jnp.ones((8, 24, 24, 64)), jnp.ones((8, 24, 24, 64))
     fn = jax.jit(lambda x, g: jconv.conv_kernel_grad(x, g, (3, 3), feature_group_count=2))

@@ -332,6 +332,7 @@ def test_without_measurements_it_is_auto():
     assert not pathlib.Path(os.environ["JCONV_CACHE"]).parent.exists(), "looking something up wrote something"
 
 
+@pytest.mark.default_precision
 def test_a_choice_holds_for_its_call_alone():
     _cache.remember({call_of(): choice("einsum")})
     assert selected().name == "einsum"
@@ -409,6 +410,7 @@ def test_what_is_missing_is_measured_when_it_is_compiled(jitted, file, monkeypat
 
 
 # The file ------------------------------------------------------------------------------------------------
+@pytest.mark.default_precision
 def test_a_later_process_finds_it(file):
     _cache.remember({call_of(): choice("einsum", xla=4.03e-3)})
     _cache.forget()
@@ -573,6 +575,7 @@ def start(code, *arguments, **pipes):
     return subprocess.Popen(command, env=environment, text=True, **pipes)
 
 
+@pytest.mark.default_precision
 def test_processes_that_write_at_once_lose_nothing(file):
     count = 25
     writers = [start(WRITER, count * i, count) for i in range(3)]
