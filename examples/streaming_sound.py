@@ -67,8 +67,8 @@ def string(frequency: float, samples: int, rng: np.random.Generator) -> np.ndarr
 
 
 def melody(notes: int, seed: int) -> np.ndarray:
-    """So many notes of a quarter of a second, each a step up or down from the one before."""
-    rng, length, at = np.random.default_rng(seed), RATE // 4, 2
+    """So many notes of a tenth of a second, each a step up or down from the one before."""
+    rng, length, at = np.random.default_rng(seed), RATE // 10, 2
     sound = []
     for _ in range(notes):
         at = int(np.clip(at + rng.choice((-1, 1)), 0, len(NOTES) - 1))
@@ -234,14 +234,13 @@ def times_picture(seen: Sequence[int], found: dict[str, list[float]]) -> Figure:
 # The program ---------------------------------------------------------------------------------------------
 def run(args: argparse.Namespace) -> None:
     begun, out = time.perf_counter(), training.Run(args)
-    channels, dilations, notes, seconds = (
-        (8, (1, 2, 4), 10, 0.1) if args.quick else (32, [2**i for i in range(9)], 120, 4)
-    )
+    size = (8, (1, 2, 4), 25, 0.1) if args.quick else (32, tuple(2**i for i in range(9)), 300, 4.0)
+    channels, dilations, notes, seconds = size
     network = wavenet(channels, LEVELS, dilations)
     table = jconv.summary(network, (-1, WINDOW, 1))
     print(f"{table.parameters:,} parameters; a sample depends on {2 + sum(dilations)} before it", flush=True)
     sounds = {part: to_levels(melody(count, args.seed + 1 + i)) for i, (part, count) in enumerate(
-        {"train": notes, "test": max(4, notes // 6)}.items())}  # fmt: skip
+        {"train": notes, "test": max(8, notes // 6)}.items())}  # fmt: skip
     # Windows of one more sample than the network is given: each is the input of the next.
     windows = {
         part: np.lib.stride_tricks.sliding_window_view(sound, WINDOW + 1)[:: WINDOW // 2].copy()
@@ -294,7 +293,7 @@ def parser() -> argparse.ArgumentParser:
         quick="a small network, hardly trained, to see that all works",
     )
     made.add_argument(
-        "--warmth", type=training.rate, default=0.7, help="of what is drawn: 1 as learned, less keeps to the likeliest"
+        "--warmth", type=training.rate, default=0.9, help="of what is drawn: 1 as learned, less keeps to the likeliest"
     )
     return made
 
