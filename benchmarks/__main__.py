@@ -172,7 +172,7 @@ def main() -> None:
     if sys.argv[1:2] in (["survey"], ["fit"]):
         command = importlib.import_module(f"benchmarks.{sys.argv[1]}")
         sys.exit(command.main(sys.argv[2:]))
-    if sys.argv[1:3] == ["--device", "gpu"]:
+    if any(word.partition("=")[0] == "--device" for word in sys.argv[1:]):
         sys.exit(gpu.main(sys.argv[1:]))
     args = arguments()
     if args.readme:

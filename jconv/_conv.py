@@ -10,7 +10,7 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import _primitive, plugins
-from ._algorithms._activations import ACTIVATIONS, OF_INTEGERS
+from ._algorithms._activations import ACTIVATIONS, OF_INTEGERS, ORDERED
 from ._algorithms.base import ROLES, Algorithms, Call, Finish, Role, accumulator, promoted, zeros
 from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
@@ -221,6 +221,9 @@ def conv(
         raise TypeError(
             f"activation: got {activation!r} for a result of {out_dtype}, accepted are {OF_INTEGERS} there."
         )
+    if activation in ORDERED and jnp.issubdtype(out_dtype, jnp.complexfloating):
+        known = [name for name in ACTIVATIONS if name not in ORDERED]
+        raise TypeError(f"activation: got {activation!r} for a result of {out_dtype}, accepted are {known} there.")
     given = _bias(bias, spec.out_features, out_dtype, x.dtype, kernel.dtype)
     return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation)
 

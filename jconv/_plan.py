@@ -114,7 +114,7 @@ class Plan:
 def refusal_of(algorithm: Algorithm, call: Call) -> str | None:
     """Why an algorithm does not cover a call, or None where it does."""
     if call.portable and not algorithm.portable:
-        return f"{algorithm.name} is compiled code of a plug-in, which an exported program cannot carry"
+        return f"{algorithm.name} is compiled code, which an exported program cannot carry"
     return algorithm.supports(call)
 
 

@@ -107,32 +107,28 @@ def _abstract_eval(a, b, *bias, request: Request):
 def _impl(a, b, *bias, request: Request):
     """Compiles and runs the call, anew where another plan is chosen by now."""
     call = request.call(a.dtype)
+    devices = set().union(*(v.devices() for v in (a, b, *bias) if isinstance(v, jax.Array))) or {this_device()}
+    platforms, spread = frozenset(map(platform_of, devices)), len(devices) > 1
     if request.plan == "tuned":
         measure_missing(call._replace(platform=platform_of(this_device())))
-    # What is tuned may change at any time, all else with the table alone.
-    able = _choices(request.plan, call) if request.plan == "tuned" else _remembered(request.plan, call, table())
-    spread = any(len(v.sharding.device_set) > 1 for v in (a, b, *bias) if isinstance(v, jax.Array))
+        able = _choices(request.plan, call, platforms)  # what is tuned may change at any time
+    else:
+        able = _remembered(request.plan, call, platforms, table())
     return _compiled(a, b, *bias, able=able, request=request, spread=spread)
 
 
-def _choices(asked: Plan | str, call: Call) -> tuple[tuple[str, Plan], ...]:
-    """The platforms of this process on which the call is covered, and the plan that is taken there.
-
-    Every branch is traced, so only those that the plan covers are there.
-    """
-    calls = {platform: call._replace(platform=platform) for platform in sorted({"cpu", platform_of(this_device())})}
-    covered = lambda there: not isinstance(asked, Plan) or asked.refusal(there) is None
-    able = tuple((platform, resolve(asked, there).plan) for platform, there in calls.items() if covered(there))
-    if not able and isinstance(asked, Plan):
-        asked.check(calls[platform_of(this_device())])
-    return able
+def _choices(asked: Plan | str, call: Call, platforms: frozenset[str]) -> tuple[tuple[str, Plan], ...]:
+    """The plan that is taken on each platform that the operands are on."""
+    return tuple((platform, resolve(asked, call._replace(platform=platform)).plan) for platform in sorted(platforms))
 
 
 @functools.lru_cache(maxsize=4096)
-def _remembered(asked: Plan | str, call: Call, known: tuple[Any, ...]) -> tuple[tuple[str, Plan], ...]:
+def _remembered(
+    asked: Plan | str, call: Call, platforms: frozenset[str], known: tuple[Any, ...]
+) -> tuple[tuple[str, Plan], ...]:
     """The same, remembered for one table."""
     del known
-    return _choices(asked, call)
+    return _choices(asked, call, platforms)
 
 
 # Not conv_p.bind inside, which would come back here under jax.disable_jit.
@@ -151,7 +147,7 @@ def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=Fa
     """Computes a call by the plan of its platform.
 
     With `spread` the compiler divides the program among devices. It cannot divide compiled code, and would gather the
-    operands on each of them, so what chooses a plan leaves that out.
+    operands on each of them, so "auto", "direct" and "tuned" then choose among portable plans.
     """
     finish = UNFINISHED if bias is None and request.activation is None else Finish(bias, request.activation)
     call = request.call(a.dtype, platform, portable)
@@ -168,8 +164,7 @@ def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=Fa
 def _is_spread(context: Any) -> bool:
     """Whether the compiler divides a program among devices; under `shard_map` over all axes the program does itself."""
     if hasattr(context, "manual_axes"):
-        mesh = context.mesh
-        return mesh.size > 1 and not set(mesh.axis_names) <= set(context.manual_axes)
+        return any(size > 1 and name not in context.manual_axes for name, size in context.mesh.shape.items())
     return (getattr(context, "num_devices", None) or 1) > 1
 
 

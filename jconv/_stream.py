@@ -80,6 +80,7 @@ def stream(
 
         [y_1, y_2, ...] = conv(x, kernel, bias, padding="CAUSAL"),    state_i, y_i = step(state_{i-1}, x_i).
 
+    Under `jax.shard_map` a state to scan with must vary as the pieces do, by ``jax.lax.pcast(..., to="varying")``.
     A step costs what its own piece does, and a copy of (k - 1) d positions, however many came before. It may be jitted,
     scanned over (``jax.lax.scan(stream.step, state, pieces)``) and differentiated, with respect to the kernel and the
     state too.
@@ -88,8 +89,8 @@ def stream(
         kernel: as for `jconv.conv`, with one spatial axis or more.
         bias: ``[out]``, or None.
         strides: step between windows, in elements. A piece completes one output for each multiple of the stride among
-            its positions; of pieces that are no multiples of the stride some give one more than others, which under
-            `jax.jit` is another program, and cannot be scanned over.
+            its positions. So pieces of one length give different numbers of outputs where that length is no multiple
+            of the stride: each is a program of its own under `jax.jit`, and such pieces cannot be scanned over.
         padding: as for `jconv.conv`, where that of the last axis is ``"CAUSAL"``.
         kernel_dilation: distance between taps, in elements.
         feature_group_count: number of groups.
@@ -180,13 +181,9 @@ def advance(
     whole = jnp.concatenate([past, x], axis=-2)
     n, skip = x.shape[-2], -state.phase % stride
     every: dict[str, Any] = options | {"padding": (*others, (-skip, 0))}
-    run = lambda whole: conv(whole, kernel, bias, **every)
-    if n > skip:
-        y = run(whole)
-    else:  # no output is completed; one more position would complete the first
-        first = jax.eval_shape(
-            run, jax.ShapeDtypeStruct((*x.shape[:-2], past.shape[-2] + skip + 1, x.shape[-1]), x.dtype)
-        )
-        y = jnp.zeros((*first.shape[:-2], 0, first.shape[-1]), first.dtype)
+    more = max(0, skip + 1 - n)  # positions until the first output is complete
+    longer = jnp.pad(whole, [(0, 0)] * (whole.ndim - 2) + [(0, more), (0, 0)]) if more else whole
+    y = conv(longer, kernel, bias, **every)
+    y = jax.lax.slice_in_dim(y, 0, 0, axis=y.ndim - 2) if more else y
     kept = jax.lax.slice_in_dim(whole, n, n + past.shape[-2], axis=whole.ndim - 2)
     return StreamState(kept, (state.phase + n) % stride), y

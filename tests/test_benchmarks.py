@@ -261,6 +261,7 @@ def test_the_benchmark_of_gpus(tmp_path, monkeypatch, capsys):
     for name, value in (("LAYERS", layers), ("SAMPLE_S", 0.0), ("limits_of_device", lambda: limits)):
         monkeypatch.setattr(gpu, name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     arguments = argparse.Namespace(out=tmp_path, only=None, plans=["shift", "winograd4"], seconds=100.0)
     assert gpu.run(arguments, "NVIDIA H200", time.perf_counter()) == 0
     records = report.read(tmp_path / "nvidia-h200.jsonl")

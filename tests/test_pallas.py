@@ -2,6 +2,7 @@
 
 The transformations of `tests/test_transforms.py` run through them too."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -14,7 +15,7 @@ from jax.sharding import AbstractMesh, AxisType
 from jax.sharding import PartitionSpec as P
 
 import jconv
-from jconv._algorithms import pallas
+from jconv._algorithms import REDUCTIONS, pallas
 from jconv._algorithms._activations import ACTIVATIONS
 from jconv._algorithms.base import ROLES, Call
 from jconv._plan import Plan, Plans, finish_result, named_plan
@@ -42,6 +43,7 @@ LARGE = [
     Case("2d-strided", (2, 15, 16, 48), (3, 3, 1, 96), {"strides": 2, "feature_group_count": 48}),
     Case("3d-depthwise", (1, 5, 6, 7, 33), (3, 3, 3, 1, 33), {"feature_group_count": 33}),
 ]  # fmt: skip
+UNEVEN = Case("3d-uneven", (1, 4, 6, 6, 1), (3, 3, 3, 1, 1), {"strides": (1, 2, 1), "padding": "VALID"})
 DEPTHWISE = [case for case in NAMED if case.name in ("2d-everything", "2d-depthwise-multiplier", "1d-causal-dilated")]
 
 
@@ -73,6 +75,22 @@ def test_every_case_meets_the_oracle(case, role):
 def test_every_rest_meets_the_oracle(case, role):
     assert INTERPRETED.forward.refusal(call_of(case, role)) is None
     check(case, role, plans=INTERPRETED)
+
+
+@pytest.mark.parametrize("programs", [1, 2, 5, 7])
+@pytest.mark.parametrize("case", [LARGE[0], LARGE[5], LARGE[6]], ids=str)
+def test_sums_over_many_turns(case, programs, monkeypatch):
+    """Few programs take several turns each, some of them with rows that do not exist."""
+    monkeypatch.setattr(pallas, "PROGRAMS", programs)
+    check(case, "kernel_grad", plans=INTERPRETED)
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("name", ["unfold", "swap"])
+def test_reductions_before_it(name, role):
+    case = Case("3d", (1, 5, 6, 4, 3), (3, 2, 3, 1, 3), {"feature_group_count": 3, "strides": (1, 2, 1)})
+    plan = dataclasses.replace(INTERPRETED.forward, reductions=(REDUCTIONS[name],))
+    check(case, role, plans=Plans(plan, plan, plan))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -119,6 +137,19 @@ def test_what_is_masked_stays_out(case, role):
     np.testing.assert_array_equal(np.isfinite(got), np.isfinite(want))
 
 
+@pytest.mark.non_finite
+@pytest.mark.parametrize("role", ["forward", "input_grad"])
+@pytest.mark.parametrize("case", [LARGE[6], DEPTHWISE[0], UNEVEN], ids=str)
+def test_an_infinite_weight_reaches_no_position_that_does_not_meet_its_tap(case, role):
+    """It reaches what it does in `shift`, the padding too, where zero times infinity is none; but no phase without it."""
+    a, b = operands(case, role)
+    b[(*(n // 2 for n in b.shape[:-2]), 0, 0)] = np.inf
+    both = jax.jit(lambda a, b: [run(case, role, a, b, algorithm=name) for name in (INTERPRETED, "shift")])
+    got, want = (np.isfinite(np.asarray(v)) for v in both(a, b))
+    assert not want.all()
+    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.parametrize("activation", [None, *ACTIVATIONS])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_bias_and_activation_are_applied_before_rounding(activation, dtype):
@@ -153,11 +184,19 @@ def lowered(fn, *arrays, size=1):
     *itertools.product([*NAMED, *LARGE], ["float32"]), *itertools.product([*DEPTHWISE, *LARGE], ["bfloat16", "float16"])
 ], ids=str)  # fmt: skip
 def test_every_case_lowers_for_cuda(case, dtype, role):
-    if case.spec.is_empty or named_plan("pallas").refusal(call_of(case, role, dtype)):
-        return
+    if why := named_plan("pallas").refusal(call_of(case, role, dtype)) or (case.spec.is_empty and "nothing is run"):
+        pytest.skip(why)
     text = lowered(lambda a, b: run(case, role, a, b, algorithm="pallas"), *operands(case, role, dtype))
     assert "triton" in text
     assert "convolution" not in text.replace("jconv", "")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_lowers_for_cuda(activation, dtype):
+    x, k = operands(DEPTHWISE[1], "forward", dtype)
+    fn = lambda x, k, bias: run(DEPTHWISE[1], "forward", x, k, bias=bias, activation=activation, algorithm="pallas")
+    assert "triton" in lowered(fn, x, k, draw((k.shape[-1],), dtype_of(dtype)))
 
 
 def test_auto_lowers_depthwise_layers_for_cuda():
@@ -224,7 +263,7 @@ def test_refusals_say_why(change, why):
 
 
 def test_old_devices_are_refused(monkeypatch):
-    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "local_devices", lambda backend=None: [Device()])
     pallas._unknown_to_triton.cache_clear()
     try:
         why = named_plan("pallas").refusal(call_of(DEPTHWISE[1], "forward"))

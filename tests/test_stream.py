@@ -1,7 +1,9 @@
 """Streams: any cut into pieces gives what the whole convolution gives, and so do the derivatives."""
 
+import dataclasses
 import functools
 import itertools
+import pickle
 
 import jax
 import numpy as np
@@ -159,7 +161,6 @@ def test_networks_generate_what_they_give_as_a_whole(network):
         _, empty = piecewise.init(jax.random.key(0), jax.ShapeDtypeStruct((2, 1, 1), "float64"))
         push = jnp.sin(jnp.arange(1000.0) / 7)
 
-        @jax.jit
         def generate(params):
             def step(carry, extra):
                 state, x = carry
@@ -167,9 +168,9 @@ def test_networks_generate_what_they_give_as_a_whole(network):
                 return (state, jnp.tanh(y) + extra), (x, y)
 
             _, (x, y) = jax.lax.scan(step, (empty, jnp.zeros((2, 1, 1))), push)
-            return (jnp.moveaxis(v[:, :, 0], 0, 1) for v in (x, y))
+            return [jnp.moveaxis(v[:, :, 0], 0, 1) for v in (x, y)]
 
-        x, y = jax.jit(lambda p: tuple(generate.__wrapped__(p)))(params)
+        x, y = jax.jit(generate)(params)
         want, _ = jax.jit(net.apply)(params, {}, x)
         assert np.abs(want).max() > 0.1
         np.testing.assert_allclose(y, want, rtol=1e-11, atol=1e-12)
@@ -202,9 +203,10 @@ def test_strides_and_dtypes_of_networks():
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (Conv(3, 3), "got Conv with .*'padding': 'SAME'.* accepted by Streaming is padding='CAUSAL'"),
-        (Conv(3, 3, padding="CAUSAL", padding_mode="circular"), "of zeros"),
-        (Conv(3, 3, padding="CAUSAL", input_dilation=2), "without input_dilation"),
+        (Conv(3, 3), "got Conv with padding='SAME', accepted by Streaming is padding='CAUSAL'"),
+        (Conv(3, (3, 2), padding=("CAUSAL", (0, 1))), r"got Conv with padding=\('CAUSAL', \(0, 1\)\), accepted"),
+        (Conv(3, 3, padding="CAUSAL", padding_mode="circular"), "got Conv with padding_mode='circular', accepted"),
+        (Conv(3, 3, padding="CAUSAL", input_dilation=2), "got Conv with input_dilation=2, accepted"),
         (Sequential(Conv(3, 3, padding="CAUSAL"), layers.MaxPool(2)), "got MaxPool, which looks at more than one"),
         (layers.GroupNorm(1), "got GroupNorm, which looks at more than one position"),
         (layers.ConvLocal(3, 3), "got ConvLocal"),
@@ -240,3 +242,48 @@ def test_bits():
         for cut in cuts:
             _, y = jax.jit(lambda x, cut=cut: run(stream, stream.init((1, 1, 8)), pieces_of(x, cut)))(x)
             np.testing.assert_array_equal(y, whole)
+
+
+@pytest.mark.parametrize("layer", [
+    Conv(3, 1, padding=0), Conv(2, (3, 1), padding="SAME"), Conv(2, (3, 1), padding="VALID"),
+    Conv(2, 1, padding="SAME"), Conv(2, (3, 2), padding=("VALID", (1, 0))),
+    DepthwiseConv((1, 3), padding=[0, (4, 0)], kernel_dilation=2),
+])  # fmt: skip
+def test_what_is_causal_by_its_numbers_streams(layer):
+    x = draw((1, 4, 7, 2))
+    params, state = Streaming(layer).init(jax.random.key(0), (1, 4, 1, 2))
+    ys = []
+    for piece in pieces_of(x, (2, 5)):
+        y, state = Streaming(layer).apply(params, state, piece)
+        ys.append(y)
+    want, _ = layer.apply(params, {}, x)
+    np.testing.assert_allclose(jnp.concatenate(ys, axis=2), want, rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_replaced_is_not_streamed_as_if_it_were_not():
+    conv = Conv(2, 3, padding="CAUSAL", name="mine")
+    assert Streaming(conv).name == "mine"
+    twice = dataclasses.replace(conv, apply=lambda *args, **options: (2 * conv.apply(*args, **options)[0], {}))
+    with pytest.raises(ValueError, match="layer: got Conv, which looks at more than one position"):
+        Streaming(Sequential(twice))
+    assert pickle.loads(pickle.dumps(Streaming(conv))).name == "mine"
+
+
+def test_integers_in_a_network():
+    """What is a float of integers is a step of its own, as before it was fused."""
+    x, kernel = draw((1, 5, 2), "int8"), draw((1, 2, 3), "int8", seed=1)
+    net = Sequential(Conv(3, 1, use_bias=False), Activation("tanh"))
+    y, _ = net.apply({"Conv_0": {"kernel": kernel}}, {}, x)
+    np.testing.assert_allclose(y, np.tanh(np.asarray(jconv.conv(x, kernel), np.float32)), rtol=1e-6)
+
+
+@pytest.mark.two_devices
+def test_a_stream_on_an_explicit_mesh():
+    kernel, x = draw((3, 2, 4)), draw((4, 6, 2), seed=1)
+    want = np.asarray(jconv.conv(x, kernel, padding="CAUSAL", strides=4))
+    stream, P = jconv.stream(kernel, strides=4), jax.sharding.PartitionSpec
+    with jax.set_mesh(jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))):
+        state, pieces = jax.device_put((stream.init((4, 1, 2)), pieces_of(x, (1, 2, 3))), P("d"))
+        _, ys = jax.jit(functools.partial(run, stream))(state, pieces)
+        assert jax.typeof(ys).sharding.spec[0] == "d"
+    np.testing.assert_allclose(ys, want, rtol=1e-5, atol=1e-5)

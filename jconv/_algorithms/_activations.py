@@ -1,7 +1,8 @@
 """The activations that a forward pass may be finished with (`base.Finish`), and their derivatives.
 
 y tells the derivative where the derivative is a function of y: with s the logistic function, s' = s (1 - s) and
-tanh' = 1 - tanh^2. silu and gelu fall and rise again, so theirs needs the sum u before them:
+tanh' = 1 - tanh^2. silu and gelu fall and rise again, so theirs needs the sum u before them. So where there is
+something to differentiate u is computed in the place of y, and rounded to its dtype before the activation:
 
     silu(u) = u s(u),       silu' = s(u) + u s(u) (1 - s(u))
     gelu(u) = u s(z),       gelu' = s(z) + u s(z) (1 - s(z)) z'
@@ -33,7 +34,7 @@ class Elementwise(NamedTuple):
 
 
 SLOPE, CUBE = math.sqrt(8 / math.pi), 0.044715
-FLAT = 20.0  # from where s(z) is 0 or 1 in every dtype, and u^2 need not grow until it is infinite
+FLAT = 20.0  # from where gelu' is 0 or 1 to the last digit, and u^2 need not grow until it is infinite
 
 
 def _z(u):
@@ -60,6 +61,7 @@ ACTIVATIONS: dict[str, Elementwise] = {
     "gelu": Elementwise(lambda u: u * lax.logistic(_z(u)), _gelu_derivative, of_sum=True),
 }
 OF_INTEGERS = ("relu", "relu6")
+ORDERED = ("relu6", "gelu")  # which clip, and complex numbers have no order
 
 
 def activated(u: jax.Array, activation: str | None) -> jax.Array:

@@ -14,8 +14,8 @@ operand. So a pass gathers, without a zero and without two programs that write t
 A program computes `rows` x `channels` elements of the result at a time, for each of `positions` places that lie `step`
 apart. An element of the operand is read once for all places and taps of the last axis that meet it: with k taps,
 positions + k - 1 reads serve positions x k multiply-adds. `step` is a multiple of over / gcd(slope, over), so that all
-places meet the same taps, and of what makes them meet the same elements; where there are few channels it is so wide
-that neighbours are read together.
+places meet the same taps, and the least such that they share elements. With few channels it is larger: then a program's
+rows lie side by side, and are read together.
 
 The gradient of the kernel is a sum over batch and space. Each program sums some rows in order, for some taps; there are
 as many partial sums of a tap as `splits`, and one sum over them. Nothing is added by atomic operations, so a result
@@ -100,6 +100,12 @@ class Line(NamedTuple):
         return -(-self.k // self.tap_step)
 
     @property
+    def furthest(self) -> int:
+        """No number of the relation, before it is divided by `over`, is larger; blocks end beyond the last position."""
+        reach = self.k * abs(self.dilation) + abs(self.low) + self.over
+        return 2 * max(self.size, 1) * self.slope + reach + 2 * self.n * self.over
+
+    @property
     def alike(self) -> int:
         """From one position to the next that meets the same taps."""
         return self.over // math.gcd(self.slope, self.over)
@@ -178,7 +184,7 @@ class Tiles(NamedTuple):
 def _tiles(line: Line, channels: int, item: int, most: int, beside: int) -> Tiles:
     """The tiles of a pass, or of a kernel's gradient, where `line` is the forward pass's.
 
-    `beside`: how many numbers are held for each channel, beside those of the places.
+    `beside`: how many weights, or sums, a thread holds for each channel beside the sums, or values, of the places.
     """
     per_step = line.alike * line.slope // line.over  # positions of the operand from one place to the next
     step = line.alike * (abs(line.apart) // math.gcd(per_step, abs(line.apart)))
@@ -186,6 +192,8 @@ def _tiles(line: Line, channels: int, item: int, most: int, beside: int) -> Tile
     if width < WARP:
         step *= WARP // width
     step = max(line.alike, min(step, line.alike * -(-line.size // line.alike)))
+    if width < WARP:
+        most = min(most, 2)  # nothing is shared then, and what is read for more places would not fit into registers
     places = -(-line.size // step)
     positions = -(-places // -(-places // most))
     each = READ // item  # elements of a thread
@@ -206,10 +214,14 @@ class Rows(NamedTuple):
     def number(self) -> int:
         return math.prod(self.sizes)
 
-    def at(self, index: Any) -> tuple[Any, list[Any], Any, Any]:
-        """Rows from `index` on: image, positions of the other axes, of the last one, and whether they exist."""
-        index = index + lax.iota(np.int32, self.tiles.rows)
-        exist = index < self.number if self.number % self.tiles.rows else None
+    def blocks(self) -> int:
+        """How many programs of `rows` they make."""
+        return -(-self.number // self.tiles.rows)
+
+    def at(self, block: Any, blocks: int) -> tuple[Any, list[Any], Any, Any]:
+        """One of so many blocks of rows: images, positions of the other axes and of the last, and which exist."""
+        index = block * self.tiles.rows + lax.iota(np.int32, self.tiles.rows)
+        exist = None if self.number == blocks * self.tiles.rows else index < self.number
         image, *others, block, place = _split(index, self.sizes)
         return image, others, block * (self.tiles.positions * self.tiles.step) + place, exist
 
@@ -269,7 +281,8 @@ def _pass_kernel(
 
     *bias_ref, out_ref = refs
     *others, last = lines
-    image, r_others, r, exist = _rows(batch, lines, tiles).at(pl.program_id(0) * tiles.rows)
+    rows = _rows(batch, lines, tiles)
+    image, r_others, r, exist = rows.at(pl.program_id(0), rows.blocks())
     column, real = _columns(pl.program_id(1), tiles, groups * width)
     group = _div(column, width)
     t_last, start, whole = last.first(r)
@@ -279,14 +292,14 @@ def _pass_kernel(
     def chunk(index, carry, *, number: int, at: Any):
         """Adds the products of `number` taps of the last axis, from `at` on, in one combination of the others'."""
         *indices, j = _split(index, [*outer, depth])
-        rows, tap, masks = image, 0, [exist, whole]
+        rows, tap, masks, met = image, 0, [exist, whole], []
         for line, i, (t0, p0, ok) in zip(others, indices, firsts, strict=True):
             t, p = t0 + i * line.tap_step, p0 + i * line.apart
-            beyond = t < line.k if line.tap_step > 1 else None
-            masks += [ok, beyond, _inside(p, line.n)]
+            met += [t < line.k] if line.tap_step > 1 else []  # positions differ in how many taps they meet
+            masks += [ok, _inside(p, line.n)]
             rows, tap = rows * line.n + p, tap * line.k + t
         p0 = start + at * last.apart
-        here = _tall(_all(*masks))
+        here, there = _tall(_all(*masks, *met)), _tall(_all(*met))
         source = group * depth + j
         weights, within = [], []
         for i in range(number):
@@ -294,10 +307,7 @@ def _pass_kernel(
             # A position may meet one tap less than others do. Its weight is zero, but zero times infinity is not.
             within.append(_tall(t < last.k) if last.tap_step > 1 else None)
             row = _tall(((tap * last.k + t) * depth + j) * (groups * width))
-            if last.tap_step > 1 and others:
-                weights.append(_load(w_ref, row, column, real, within[-1], here))
-            else:
-                weights.append(_load(w_ref, row, column, real, within[-1]))
+            weights.append(_load(w_ref, row, column, real, within[-1], there))
         per_place = tiles.step * last.slope // last.over
         meet: dict[int, list[tuple[int, int]]] = {}
         for place in range(tiles.positions):
@@ -335,7 +345,7 @@ def _pass_kernel(
 
 def _kernel_grad_kernel(
     x_ref, g_ref, out_ref, *, lines: tuple[Line, ...], batch: int, groups: int, inputs: int, outputs: int, tiles: Tiles,
-    taps: int, combinations: int, turns: int,
+    taps: int, combinations: int, splits: int, turns: int,
 ):  # fmt: skip
     """Sums of products for `taps` taps of the last axis in `combinations` of the others', one channel of a group."""
     from jax.experimental import pallas as pl
@@ -357,7 +367,7 @@ def _kernel_grad_kernel(
         return position, (number >= 0) & (_rem(number, line.over) == 0) & (position < line.n)
 
     def turn(step, carry):
-        image, r_others, r, exist = rows.at((split * turns + step) * tiles.rows)
+        image, r_others, r, exist = rows.at(split * turns + step, splits * turns)
         above = _joined([image, *r_others], [batch, *(line.size for line in others)])
         values, within = [], []
         for place in range(tiles.positions):
@@ -405,7 +415,7 @@ def _call(kernel: Callable, grid: tuple[int, ...], shape: tuple[int, ...], dtype
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    # Of jax 0.12 on; the kernels are lowered after this, in the same filters.
+    # Of jax 0.12 on, where it is lowered, which is after this; the filter stays, and leaves this one message out.
     warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
     varying = jax.typeof(operands[0]).mat
     out = jax.ShapeDtypeStruct((math.prod(shape),), dtype, manual_axis_type=varying)
@@ -453,7 +463,7 @@ class Kernels:
         spec, lines, tiles = call.spec, _lines(call), self.tiles(call)
         batch, groups = spec.batch_shape[0], spec.feature_group_count
         rows = _rows(batch, lines, tiles)
-        grid = (-(-rows.number // tiles.rows), -(-groups * width // tiles.channels))
+        grid = (rows.blocks(), -(-groups * width // tiles.channels))
         kernel = functools.partial(
             _pass_kernel, lines=lines, batch=batch, groups=groups, depth=depth, width=width, tiles=tiles,
             activation=finish.activation,
@@ -483,13 +493,13 @@ class Kernels:
         windows = math.prod(window[:-1])
         columns = -(-groups * outputs // tiles.channels)
         parts = inputs * -(-windows // combinations) * -(-window[-1] // taps)
-        blocks = -(-_rows(batch, lines, tiles).number // tiles.rows)
+        blocks = _rows(batch, lines, tiles).blocks()
         most = max(1, min(PROGRAMS // (parts * columns), PARTIAL // math.prod(spec.kernel_shape), blocks))
         turns = -(-blocks // most)
         splits = -(-blocks // turns)
         kernel = functools.partial(
             _kernel_grad_kernel, lines=lines, batch=batch, groups=groups, inputs=inputs, outputs=outputs, tiles=tiles,
-            taps=taps, combinations=combinations, turns=turns,
+            taps=taps, combinations=combinations, splits=splits, turns=turns,
         )  # fmt: skip
         shape = (splits, *spec.kernel_shape)
         sums = _call(kernel, (parts, columns, splits), shape, np.float32, x, g, interpret=self.interpret)
@@ -516,6 +526,11 @@ class Kernels:
         largest = max(math.prod(shape) for shape in (spec.x_shape, spec.kernel_shape, spec.output_shape))
         if largest > MAX_ELEMENTS:
             return f"pallas takes arrays of at most {MAX_ELEMENTS} elements, one here has {largest}"
+        furthest = max(line.furthest for line in _lines(call))
+        if furthest > MAX_ELEMENTS:
+            return (
+                f"pallas counts positions in 32 bits, up to {MAX_ELEMENTS}; here strides and dilations reach {furthest}"
+            )
         if not self.interpret and self.positions != POSITIONS and self.tiles(call) == Kernels().tiles(call):
             return f"at most {self.positions} places a program are what pallas takes here too"
         return None
@@ -554,9 +569,13 @@ def _unknown_to_triton() -> str | None:
         from jax.experimental.pallas import triton  # noqa: F401
     except ImportError as error:
         return f"this jax has no Triton ({error})"
-    for device in jax.local_devices():
+    try:
+        devices = jax.local_devices(backend="cuda")
+    except RuntimeError:
+        devices = []
+    for device in devices:
         found = getattr(device, "compute_capability", None)
-        if device.platform == "gpu" and found is not None and float(found) < CAPABILITY:
+        if found is not None and float(found) < CAPABILITY:
             return f"Triton compiles for compute capability {CAPABILITY} and above, {device.device_kind} has {found}"
     return None
 

@@ -38,7 +38,8 @@ class Geometry(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What is known of a layer's apply, so that a `Sequential` may let one layer do what the one behind it would.
+    """What is known of a layer's apply: so that a `Sequential` may let one layer do what the one behind it would, and
+    `Streaming` make the form that takes pieces; without `streamed` there is none.
 
     It is true of that function alone. A layer whose apply is replaced has none, unless it is given one: what a wrapper
     does to the result is for it to say.
@@ -47,6 +48,7 @@ class Epilogue(NamedTuple):
     apply: Callable[..., Any]  # the function that this is about
     activation: str | None = None  # it is this one of `jconv.conv`'s activations, no more
     takes_activation: bool = False  # it has an argument `activation`, and applies it last
+    streamed: Callable[[Layer], Layer] | None = None  # of the layer: its form for pieces; `alone` where it is itself
 
 
 def looks_at(axes: Sequence[_spec.Axis], *, transposed: bool = False) -> dict[str, Any]:
@@ -122,8 +124,7 @@ class Layer:
         geometry: for tables: ``geometry(input_shape) -> Geometry``.
         children: the layers that it is made of, with their names.
         chained: whether the children follow each other, or all see the input.
-        epilogue: what a `Sequential` may know of `apply`; None where it is about another function.
-        streamed: ``streamed(layer) -> Layer``: its form for `Streaming`, which takes pieces.
+        epilogue: what `Sequential` and `Streaming` may know of `apply`; None where it is about another function.
         made: how a function of this package made it.
 
     Returns:
@@ -149,7 +150,6 @@ class Layer:
     children: tuple[tuple[str, Layer], ...] = ()
     chained: bool = True
     epilogue: Epilogue | None = None
-    streamed: Callable[[Layer], Layer] | None = None
     made: Made | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -354,7 +354,7 @@ def stateless(
     def apply(params, state, x, *, train=False, key=None):
         return fn(x), state
 
-    return Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, activation), streamed=streamed)
+    return Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, activation, streamed=streamed))
 
 
 def named_layers(layers: Sequence[Layer], kind: str) -> tuple[tuple[str, Layer], ...]:

@@ -85,9 +85,9 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
                 fresh |= {child: s} if s else {}
         return x, fresh
 
-    epilogue = Epilogue(apply, takes_activation=bool(known) and known[-1].takes_activation)
-    pieces = lambda layer: Sequential(*_streamed(layer), name=name)
-    return Layer(init, apply, name, "Sequential", children=named, epilogue=epilogue, streamed=pieces)
+    pieces = lambda layer: Sequential(*map(streamed, layers))
+    epilogue = Epilogue(apply, takes_activation=bool(known) and known[-1].takes_activation, streamed=pieces)
+    return Layer(init, apply, name, "Sequential", children=named, epilogue=epilogue)
 
 
 @constructor
@@ -154,13 +154,9 @@ def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | No
             )
         return join(outputs), fresh
 
-    pieces = lambda layer: _parallel(kind, _streamed(layer), combine, name)
-    return Layer(init, apply, name, kind, children=named, chained=False, streamed=pieces)
-
-
-def _streamed(layer: Layer) -> list[Layer]:
-    """The children of a layer, each in its form for pieces."""
-    return [dataclasses.replace(streamed(child), name=child.name) for _, child in layer.children]
+    pieces = lambda layer: _parallel(kind, [streamed(branch) for branch in branches], combine, None)
+    epilogue = Epilogue(apply, streamed=pieces)
+    return Layer(init, apply, name, kind, children=named, chained=False, epilogue=epilogue)
 
 
 @constructor

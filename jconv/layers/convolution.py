@@ -12,6 +12,7 @@ import jax
 from jax import numpy as jnp
 
 from .. import _conv, _stream, initializers
+from .._algorithms._activations import OF_INTEGERS
 from .._algorithms.base import promoted
 from .._dtypes import as_array, canonical_precision, common_dtype
 from .._plan import parsed
@@ -157,20 +158,36 @@ def _make_conv(
             every = geometry_options | {"feature_group_count": groups, "activation": activation} | options
             after, y = _stream.advance(past, x, kernel, bias, every)
             return y, {"stream": after}
-        function = _conv.conv_local if local else functools.partial(_conv.conv, activation=activation)
-        return function(x, kernel, bias, feature_group_count=groups, **geometry_options, **options), state
+        # What `jax.nn` makes a float of integers is a step of its own.
+        own = activation if activation in OF_INTEGERS or not jnp.issubdtype(x.dtype, jnp.integer) else None
+        function = _conv.conv_local if local else functools.partial(_conv.conv, activation=own)
+        y = function(x, kernel, bias, feature_group_count=groups, **geometry_options, **options)
+        return y if own == activation else getattr(jax.nn, str(activation))(y), state
 
     def streamed(layer):
-        entries = lambda value: tuple(value) if is_sequence(value) and not isinstance(value, str) else (value,)
-        padding, dilation = geometry_options["padding"], geometry_options.get("input_dilation", 1)
-        if set(entries(kernel_size)) == {1} and padding in ("SAME", "SAME_LOWER", "VALID"):
-            padding = "CAUSAL"  # the same
-        last, modes = entries(padding)[-1], entries(options["padding_mode"])
-        if last != "CAUSAL" or set(modes) != {"zeros"} or set(entries(dilation)) != {1}:
+        entries: Callable[[Any], tuple[Any, ...]] = lambda value: (
+            tuple(value) if is_sequence(value) and not isinstance(value, str) else (value,)
+        )
+        padding: Any = geometry_options["padding"]
+        window: tuple[Any, ...] = entries(kernel_size)
+        if not window:
+            return layer
+        every = padding_per_axis(padding, len(window)) if is_sequence(kernel_size) else entries(padding)
+        before = (window[-1] - 1) * entries(geometry_options["kernel_dilation"])[-1]
+        causal = ["CAUSAL", (before, 0), *(["SAME", "SAME_LOWER", "VALID", 0] if before == 0 else [])]
+        last = every[-1] if isinstance(every[-1], str | int) else tuple(every[-1])
+        wrong = {name: value for name, value, only in (
+            ("padding_mode", options["padding_mode"], "zeros"),
+            ("input_dilation", geometry_options.get("input_dilation", 1), 1),
+        ) if set(entries(value)) != {only}}  # fmt: skip
+        wrong |= {} if last in causal else {"padding": padding}
+        if wrong:
+            given = ", ".join(f"{name}={value!r}" for name, value in wrong.items())
             raise ValueError(
-                f"layer: got {kind} with {geometry_options | options}, accepted by Streaming is padding='CAUSAL', of "
-                "zeros, without input_dilation: no output may wait for later positions."
+                f"layer: got {kind} with {given}, accepted by Streaming is padding='CAUSAL', padding_mode='zeros' and "
+                "input_dilation=1: no output may wait for later positions."
             )
+        padding = (*every[:-1], "CAUSAL") if len(every) > 1 else "CAUSAL"
         return again(geometry_options=geometry_options | {"padding": padding})
 
     def geometry(input_shape):
@@ -178,8 +195,8 @@ def _make_conv(
         biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
         return Geometry(connections=spec.num_connections - biases, macs=spec.macs, **looks_at(spec.axes))
 
-    epilogue = Epilogue(apply, takes_activation=not local)
-    return Layer(init, apply, name, kind, geometry, epilogue=epilogue, streamed=None if local else streamed)
+    epilogue = Epilogue(apply, takes_activation=not local, streamed=None if local else streamed)
+    return Layer(init, apply, name, kind, geometry, epilogue=epilogue)
 
 
 @constructor
@@ -635,4 +652,5 @@ def Dense(
         count, one = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
         return Geometry(connections=count * one.connections, macs=count * one.macs)
 
-    return Layer(init, pointwise.apply, name, "Dense", geometry, epilogue=pointwise.epilogue, streamed=alone)
+    epilogue = Epilogue(pointwise.apply, takes_activation=True, streamed=alone)
+    return Layer(init, pointwise.apply, name, "Dense", geometry, epilogue=epilogue)

@@ -12,6 +12,7 @@ from jax import numpy as jnp
 from .._algorithms.base import promoted
 from .._spec import integer
 from .base import (
+    Epilogue,
     Layer,
     Shape,
     alone,
@@ -146,7 +147,7 @@ def BatchNorm(
         y = (x - channelwise(centre, x)) * channelwise(slope, x) + channelwise(offset, x)
         return y.astype(dtype), state
 
-    return Layer(init, apply, name, "BatchNorm", streamed=alone)
+    return Layer(init, apply, name, "BatchNorm", epilogue=Epilogue(apply, streamed=alone))
 
 
 def _standardised(x, axes: tuple[int, ...], epsilon: float):
@@ -257,7 +258,7 @@ def LayerNorm(
         dtype, wide = result_and_wide(x, [*own.values()])
         return _affine(_standardised(x.astype(wide), (x.ndim - 1,), epsilon), own).astype(dtype), state
 
-    return Layer(init, apply, name, "LayerNorm", streamed=alone)
+    return Layer(init, apply, name, "LayerNorm", epilogue=Epilogue(apply, streamed=alone))
 
 
 @constructor
@@ -297,7 +298,7 @@ def LayerScale(init_value: float, *, param_dtype: Any = jnp.float32, name: str |
         dtype, wide = result_and_wide(x, [*own.values()])
         return _affine(x.astype(wide), own).astype(dtype), state
 
-    return Layer(init, apply, name, "LayerScale", streamed=alone)
+    return Layer(init, apply, name, "LayerScale", epilogue=Epilogue(apply, streamed=alone))
 
 
 def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Shape], Shape]) -> Layer:
@@ -314,7 +315,7 @@ def _dropout(kind: str, rate: float, name: str | None, mask_shape: Callable[[Sha
         keep = jax.random.bernoulli(key, 1 - rate, mask_shape(x.shape))
         return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype)), state
 
-    return Layer(lambda key, input_shape: ({}, {}), apply, name, kind, streamed=alone)
+    return Layer(lambda key, input_shape: ({}, {}), apply, name, kind, epilogue=Epilogue(apply, streamed=alone))
 
 
 @constructor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from .base import Layer, constructor
 
 
@@ -11,7 +13,10 @@ def Streaming(layer: Layer) -> Layer:
 
     Pieces are cut along the last spatial axis, and may have any length. The parameters are those of `layer`, so what
     was trained whole generates step by step; the state has what each convolution must remember of the past
-    (`jconv.stream`), beside what the layers have themselves.
+    (`jconv.stream`), beside what the layers have themselves. Both sides are equal up to rounding, since a piece may be
+    computed by another algorithm than the whole. What draws or takes means over positions does so over a piece:
+    `BatchNorm` in training, `Dropout`. A function in `Activation` is taken at its word that it looks at each position
+    alone. The past is in the dtype that input and `param_dtype` have together: cast it with the parameters.
 
     Args:
         layer: a `Conv` or `DepthwiseConv` with padding ``"CAUSAL"``, or made of such and of layers that look at each
@@ -47,10 +52,10 @@ def Streaming(layer: Layer) -> Layer:
 
 def streamed(layer: Layer) -> Layer:
     """The form of a layer that takes pieces."""
-    if layer.streamed is None:
+    if layer.epilogue is None or layer.epilogue.streamed is None:
         raise ValueError(
             f"layer: got {layer.kind}, which looks at more than one position; accepted by Streaming are Conv and "
-            "DepthwiseConv with padding='CAUSAL', and what looks at each position alone. A layer of your own says with "
-            "its field `streamed` how it takes pieces."
+            "DepthwiseConv with padding='CAUSAL', and what looks at each position alone. A layer of your own says how "
+            "it takes pieces in its epilogue: Epilogue(apply, streamed=...)."
         )
-    return layer.streamed(layer)
+    return dataclasses.replace(layer.epilogue.streamed(layer), name=layer.name)
