@@ -318,7 +318,7 @@ def regret(call: Measured, model: _forecast.Model, without: str = "") -> Regret:
     """Of the plan that a model takes, among those that were measured; of an algorithm, `without`, none."""
     able = [i for i, name in enumerate(call.names) if not without or without not in name]
     factors = model.factors(call.call.spec, call.call.dtype, call.call.role)
-    margins = [factors.get(n, 1.0) * (1.0 if n == "xla" else model.margin) for n in call.names]
+    margins = [factors.get(n, 1.0) * model.margin_of(n, factors) for n in call.names]
     cost = priced(call, model.prices) * np.array(margins)
     taken = min(able, key=lambda i: cost[i])
     best = min(able, key=lambda i: call.seconds[i])

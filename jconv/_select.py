@@ -89,7 +89,7 @@ def plans(call: Call) -> Iterator[Candidate]:
     prices = forecaster(call.platform)
     result, near = result_bytes(call), prices.factors(call.spec, call.dtype, call.role)
     for plan, workspace, seconds in _plans(call, prices, MAX_REDUCTIONS, ()):
-        margin = 1.0 if plan.name == "xla" else prices.margin
+        margin = prices.margin_of(plan.name, near)
         total = seconds + prices.held(workspace, result, call.dtype)
         yield Candidate(plan, workspace, total * near.get(plan.name, 1.0), margin)
 

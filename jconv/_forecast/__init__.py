@@ -47,7 +47,8 @@ RATIOS = {"float64": 2.0, "bfloat16": 1.5}
 class Model:
     """The prices of one kind of machine.
 
-    `margin`: a plan must be forecast to be so many times as fast as `xla` to take its place. `rates`: the seconds of a
+    `margin`: a plan must be forecast to be so many times as fast as `xla` to take its place, and that twice over where
+    it was measured in no call of the kind. `rates`: the seconds of a
     unit of each kind of work on the machine of the survey, for each dtype (`RATES`). `near`: the surveyed calls of each
     dtype and role, by "float32 forward".
     """
@@ -95,6 +96,10 @@ class Model:
         """What calls that are alike tell of the forecasts of plans, by name: to be multiplied by."""
         near = self.near.get(f"{_like(self, dtype)[0]} {role}")
         return near.factors(spec) if near else {}
+
+    def margin_of(self, plan: str, factors: Mapping[str, float]) -> float:
+        """What the forecast of a plan is marked up by, against that of `xla`; `factors` are those of the call."""
+        return 1.0 if plan == "xla" else self.margin if plan in factors else self.margin**2
 
     def held(self, workspace: float, result: float, dtype: np.dtype) -> float:
         """The seconds that it takes to have a workspace and a result of so many bytes, beside what is done in them."""

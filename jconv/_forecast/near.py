@@ -83,13 +83,15 @@ class Near:
         return _places(sizes), errors, known
 
     def factors(self, spec: ConvSpec) -> dict[str, float]:
-        """What the forecast of each plan is to be multiplied by."""
+        """What the forecast of each plan is to be multiplied by that was measured in some call of this kind."""
         if not all(isinstance(n, int) for n in spec.x_shape):
             return {}
         places, errors, known = self.tables
         away = places - _places([sizes_of(spec)])
-        error = told(np.einsum("ij,ij->i", away, away), errors, known, self.length, self.ridge)
-        return dict(zip(self.plans, np.exp2(error / UNIT).tolist(), strict=True))
+        squares = np.einsum("ij,ij->i", away, away)
+        factors = np.exp2(told(squares, errors, known, self.length, self.ridge) / UNIT).tolist()
+        measured = (squares < APART**2) @ known > 0
+        return {name: f for name, f, seen in zip(self.plans, factors, measured.tolist(), strict=True) if seen}
 
 
 def line_of(spec: ConvSpec, errors: Mapping[int, float]) -> str:
