@@ -17,6 +17,7 @@ from jax import numpy as jnp
 
 import jconv
 from benchmarks import fit
+from benchmarks.survey import read
 from jconv import _cache, _forecast, _select
 from jconv._algorithms.base import ROLES, Call
 from jconv._forecast import model, near, stored
@@ -216,3 +217,20 @@ def test_a_machine_of_other_rates_has_other_prices(tmp_path, monkeypatch):
         _select.forecaster.cache_clear()
     assert _select.select(call) == before
     assert _forecast.model("tpu") is None
+
+
+def test_on_gpu_auto_takes_what_was_measured():
+    """In the surveyed calls: of what was measured there, or `pallas`, in whose place a trial was; never an untried plan."""
+    for record in read(fit.FOLDER / "h200.jsonl"):
+        name = _select.select(fit.call_of(record, "cuda")).name
+        assert name in (*record["ms"], "xla", "pallas"), (record["layer"], record["role"], name)
+
+
+def test_what_was_never_measured_has_the_margin_twice():
+    model = _forecast.model("cuda")
+    spec = jconv.ConvSpec((8, 512, 64), (4, 1, 64), feature_group_count=64)
+    near = model.factors(spec, np.dtype("float32"), "forward")
+    assert {"shift", "pallas"} <= set(near)  # of depthwise convolutions along one axis
+    assert "fold+unfold+xla" not in near
+    margins = [model.margin_of(name, near) for name in ("xla", "shift", "fold+unfold+xla")]
+    assert margins == [1.0, model.margin, model.margin**2]
