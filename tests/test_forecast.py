@@ -71,7 +71,8 @@ def test_a_price_that_is_edited_is_found_out():
 @pytest.mark.parametrize(("platform", "without"), [("cpu", ""), ("cpu", "onednn"), ("cuda", "")])
 def test_the_regret_on_what_was_measured_is_bounded(platform, without):
     found = [fit.regret(call, model(platform), without) for call in surveyed(platform)[1]]
-    alone = dataclasses.replace(model(platform), near={})
+    # No call is known then, so each plan has the margin twice.
+    alone = dataclasses.replace(model(platform), near={}, margin=math.sqrt(model(platform).margin))
     assert fit.mean(fit.regret(call, alone, without).ratio for call in surveyed(platform)[1]) <= PRICES_ALONE[platform]
     mean, worst = BOUNDS[platform]
     assert fit.mean(r.ratio for r in found) <= mean
@@ -168,8 +169,9 @@ def test_what_is_near_corrects_and_what_is_far_does_not():
     assert alone.factors(conv(28, 64))["xla"] == pytest.approx(math.exp(0.5 / 1.1), rel=0.02)
     deep = jconv.ConvSpec((8, 28, 28, 64), (3, 3, 1, 64), feature_group_count=64)
     flat = jconv.ConvSpec((8, 784, 64), (3, 64, 64))
-    for far in (deep, flat, conv(28, 2048)):
-        assert alone.factors(far)["xla"] == pytest.approx(1.0)
+    assert alone.factors(conv(28, 2048))["xla"] == pytest.approx(1.0)
+    for other in (deep, flat):  # of other kinds, in which nothing was measured
+        assert alone.factors(other) == {}
     (batch,) = jax.export.symbolic_shape("b")
     assert alone.factors(conv(28, 64).replace(x_shape=(batch, 28, 28, 64))) == {}
 
