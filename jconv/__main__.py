@@ -37,6 +37,7 @@ PROBES = (
     ConvSpec((2, 32, 32, 8), (3, 3, 2, 8), feature_group_count=4),
     ConvSpec((2, 32, 32, 2), (3, 3, 2, 8), strides=2),
     ConvSpec((2, 999, 1), (99, 1, 1)),
+    ConvSpec((2, 999, 64), (9, 1, 64), feature_group_count=64),
 )
 
 

@@ -38,11 +38,11 @@ class Geometry(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What is known of a layer's apply: so that a `Sequential` may let one layer do what the one behind it would, and
-    `Streaming` make the form that takes pieces; without `streamed` there is none.
+    """What is known of a layer's apply, for `Sequential` and `Streaming`.
 
-    It is true of that function alone. A layer whose apply is replaced has none, unless it is given one: what a wrapper
-    does to the result is for it to say.
+    A `Sequential` may let one layer do what the one behind it would, and `Streaming` makes the form that takes pieces
+    where `streamed` says how. It is true of that function alone. A layer whose apply is replaced has none, unless it is
+    given one: what a wrapper does to the result is for it to say.
     """
 
     apply: Callable[..., Any]  # the function that this is about
