@@ -106,18 +106,14 @@ def on_jax(fn: Callable, operands: list[jax.Array], **facts: Any) -> Run:
     return Run(lambda: executable(*operands), jax.block_until_ready, lambda y: y, facts)
 
 
-def jconv_role(spec: jconv.ConvSpec, role: Role, algorithm: str = "auto") -> Callable:
-    given: dict[str, Any] = options(spec) | {"algorithm": algorithm}
-    if role == "forward":
-        return functools.partial(jconv.conv, **given)
-    if role == "input_grad":
-        return lambda g, k: jconv.conv_input_grad(g, k, spec.x_shape, **given)
-    return lambda x, g: jconv.conv_kernel_grad(x, g, spec.window, **given)
+def role_function_of(conv: Callable, spec: jconv.ConvSpec, role: Role, dtype: str) -> Callable:
+    """One role of a convolution function, as JAX derives it."""
+    return role_of(conv, role, *(jax.ShapeDtypeStruct(shape, dtype) for shape in (spec.x_shape, spec.kernel_shape)))
 
 
-def lax_role(spec: jconv.ConvSpec, role: str, dtype: str, **more: Any) -> Callable:
-    shapes = (jax.ShapeDtypeStruct(shape, dtype) for shape in (spec.x_shape, spec.kernel_shape))
-    return role_of(functools.partial(lax_conv(spec), **more), role, *shapes)
+def jconv_conv(spec: jconv.ConvSpec, role: Role, algorithm: str = "auto") -> Callable:
+    """jconv's, with an algorithm for the role that is measured."""
+    return functools.partial(jconv.conv, **options(spec), algorithm=jconv.Algorithms(**{role: algorithm}))
 
 
 def on_torch(torch: Any, spec: jconv.ConvSpec, role: str, operands: list[jax.Array]) -> Run:
@@ -188,7 +184,8 @@ def measure(
         for key, n in zip(keys, OPERANDS[role], strict=True)
     ]
     exact = [operand.astype(jnp.float32) for operand in operands]
-    want = jax.jit(lax_role(spec, role, "float32", precision=jax.lax.Precision.HIGHEST))(*exact)
+    full = functools.partial(lax_conv(spec), precision=jax.lax.Precision.HIGHEST)
+    want = jax.jit(role_function_of(full, spec, role, "float32"))(*exact)
     item = jnp.dtype(dtype).itemsize
     traffic = item * sum(int(np.prod(shape)) for shape in shapes.values())
     least = max(flops(spec) / limits[f"flops_per_s {dtype}"], traffic / limits["bytes_per_s"])
@@ -214,10 +211,12 @@ def measure(
     call = jconv.select_algorithm(
         spec.x_shape, spec.kernel_shape, role=role, dtype=dtype, platform="cuda", **options(spec)
     )
-    candidate("lax", lambda: on_jax(lax_role(spec, role, dtype), operands))
-    candidate("jconv", lambda: on_jax(jconv_role(spec, role), operands, algorithm=call.name, reason=call.reason))
+    derived = lambda conv: role_function_of(conv, spec, role, dtype)
+    candidate("lax", lambda: on_jax(derived(lax_conv(spec)), operands))
+    own = lambda: on_jax(derived(jconv_conv(spec, role)), operands, algorithm=call.name, reason=call.reason)
+    candidate("jconv", own)
     for name in names:
-        candidate(f"jconv:{name}", lambda name=name: on_jax(jconv_role(spec, role, name), operands))
+        candidate(f"jconv:{name}", lambda name=name: on_jax(derived(jconv_conv(spec, role, name)), operands))
     if torch is not None:
         candidate("torch", lambda: on_torch(torch, spec, role, operands))
     for name, figures in interleaved(runs).items() if runs else ():
@@ -241,13 +240,15 @@ def limits_of_device(n: int = 1 << 28, side: int = 8192) -> dict[str, float]:
 
 
 # Reporting -----------------------------------------------------------------------------------------------
-def ratios(records: list[dict[str, Any]], other: str, keep: Callable[[tuple], bool] = lambda key: True) -> list[float]:
-    """How many times as long another one takes as jconv, for each cell."""
-    cells: dict[tuple, dict[str, float]] = {}
+Cells = dict[tuple[str, str, str], dict[str, dict[str, Any]]]
+
+
+def cells_of(records: list[dict[str, Any]]) -> Cells:
+    """The records of each layer, role and dtype, by candidate."""
+    cells: Cells = {}
     for r in report.of_kind(records, "layer"):
-        cells.setdefault((r["workload"], r["role"], r["dtype"]), {})[r["candidate"]] = r["ms"]
-    both = {key: cell for key, cell in cells.items() if {"jconv", other} <= set(cell) and keep(key)}
-    return [cell[other] / cell["jconv"] for cell in both.values()]
+        cells.setdefault((r["workload"], r["role"], r["dtype"]), {})[r["candidate"]] = r
+    return cells
 
 
 def text_of(records: list[dict[str, Any]]) -> str:
@@ -264,21 +265,19 @@ def text_of(records: list[dict[str, Any]]) -> str:
         f"Measured limits: {limits['bytes_per_s'] / 1e12:.2f} TB/s in a copy, read and written; "
         + ", ".join(f"{limits[f'flops_per_s {d}'] / 1e12:.0f} TFLOP/s in a product in {d}" for d in DTYPES) + ".", "",
     ]  # fmt: skip
+    cells = cells_of(records)
     for other in ("lax", "torch"):
         for what, keep in (
             ("all layers", lambda key: True),
             ("depthwise layers, forward and input gradient", lambda k: k[0] in depthwise and k[1] != "kernel_grad"),
             ("depthwise layers, kernel gradient", lambda k: k[0] in depthwise and k[1] == "kernel_grad"),
         ):
-            found = ratios(records, other, keep)
+            found = [r for key, cell in cells.items() if keep(key) and (r := report.ratio(cell, other)) is not None]
             if found:
                 lines.append(
                     f"- {other}'s time over jconv's, {what}: geometric mean {report.geometric_mean(found):.2f} of "
                     f"{len(found)}, least {min(found):.2f}"
                 )
-    cells: dict[tuple, dict[str, Any]] = {}
-    for r in report.of_kind(records, "layer"):
-        cells.setdefault((r["workload"], r["role"], r["dtype"]), {})[r["candidate"]] = r
     rows = []
     for (workload, role, dtype), cell in cells.items():
         mine = cell.get("jconv", {})

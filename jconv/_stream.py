@@ -121,7 +121,8 @@ def stream(
     rank = kernel.ndim - 2
     if rank < 1:
         raise ValueError(f"kernel: got shape {kernel.shape}, accepted are one spatial axis or more to stream along.")
-    check_causal(padding, rank)
+    if padding_per_axis(padding, rank)[-1] != "CAUSAL":
+        raise ValueError(f"padding: got {padding!r}, accepted is 'CAUSAL', or entries of which the last one is that.")
     options = {
         "strides": strides,
         "padding": padding,
@@ -132,21 +133,15 @@ def stream(
         "preferred_element_type": preferred_element_type,
         "algorithm": algorithm,
     }
-    past, window = positions_before(kernel.shape[:-2], kernel_dilation), kernel.shape[:-2]
+    past = positions_before(kernel.shape[:-2], kernel_dilation)
 
     def init(input_shape: Sequence[int], dtype: Any = None) -> StreamState:
-        return empty(input_shape, len(window), past, kernel.dtype if dtype is None else dtype)
+        return empty(input_shape, rank, past, kernel.dtype if dtype is None else dtype)
 
     def step(state: StreamState, x: jax.typing.ArrayLike) -> tuple[StreamState, jax.Array]:
         return advance(state, x, kernel, bias, options)
 
     return Stream(init, step)
-
-
-def check_causal(padding: Any, rank: int) -> None:
-    """ValueError for a padding by which outputs along the last axis see later positions, or not all before."""
-    if padding_per_axis(padding, rank)[-1] != "CAUSAL":
-        raise ValueError(f"padding: got {padding!r}, accepted is 'CAUSAL', or entries of which the last one is that.")
 
 
 def positions_before(window: Sequence[int], kernel_dilation: int | Sequence[int]) -> int:
@@ -180,10 +175,9 @@ def advance(
     stride = per_axis(options["strides"], rank, "strides")[-1]
     whole = jnp.concatenate([past, x], axis=-2)
     n, skip = x.shape[-2], -state.phase % stride
-    every: dict[str, Any] = options | {"padding": (*others, (-skip, 0))}
-    more = max(0, skip + 1 - n)  # positions until the first output is complete
-    longer = jnp.pad(whole, [(0, 0)] * (whole.ndim - 2) + [(0, more), (0, 0)]) if more else whole
-    y = conv(longer, kernel, bias, **every)
-    y = jax.lax.slice_in_dim(y, 0, 0, axis=y.ndim - 2) if more else y
+    done = n > skip  # whether an output is completed; else some are computed, and cut off
+    every: dict[str, Any] = options | {"padding": (*others, (-skip, 0) if done else (0, 1))}
+    y = conv(whole, kernel, bias, **every)
+    y = y if done else jax.lax.slice_in_dim(y, 0, 0, axis=y.ndim - 2)
     kept = jax.lax.slice_in_dim(whole, n, n + past.shape[-2], axis=whole.ndim - 2)
     return StreamState(kept, (state.phase + n) % stride), y

@@ -259,6 +259,12 @@ def apart(fn: Callable, result: jax.ShapeDtypeStruct, *operands: jax.Array, call
     return out
 
 
+def sizes_of_groups(call: Call) -> tuple[int, int, int]:
+    """The number of groups, and the input and output channels of each."""
+    spec, groups = call.spec, call.spec.feature_group_count
+    return groups, spec.in_features // groups, spec.out_features // groups
+
+
 def grouped(array: jax.Array, groups: int) -> jax.Array:
     """The last axis as groups and the channels of each."""
     return array.reshape(*array.shape[:-1], groups, array.shape[-1] // groups)

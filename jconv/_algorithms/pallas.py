@@ -52,7 +52,7 @@ from jax import numpy as jnp
 from .._forecast.work import Copy, Launch, Loop, Work
 from .._spec import Axis
 from ._activations import activated
-from .base import UNFINISHED, Algorithm, Call, Finish
+from .base import UNFINISHED, Algorithm, Call, Finish, grouped, sizes_of_groups
 
 DTYPES = ("float32", "bfloat16", "float16")
 CAPABILITY = 8.0  # of the device, from which on Triton compiles for it
@@ -269,6 +269,20 @@ def _inside(position: Any, n: int) -> Any:
     return (position >= 0) & (position < n)
 
 
+def _meetings(places: int, per_place: int, taps: int, per_tap: int) -> list[tuple[int, list[tuple[int, int]]]]:
+    """How far from the first one each element lies that is read, and the pairs of place and tap that it serves."""
+    meet: dict[int, list[tuple[int, int]]] = {}
+    for place in range(places):
+        for tap in range(taps):
+            meet.setdefault(place * per_place + tap * per_tap, []).append((place, tap))
+    return sorted(meet.items())
+
+
+def _plus(total: jax.Array, product: jax.Array, mask: Any) -> jax.Array:
+    """The sum, where a mask says so: what is masked may be infinite, and zero times infinity is not zero."""
+    return total + (product if mask is None else jnp.where(mask, product, np.float32(0)))
+
+
 def _loop(number: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
     return body(np.int32(0), carry) if number == 1 else lax.fori_loop(np.int32(0), np.int32(number), body, carry)
 
@@ -304,25 +318,17 @@ def _pass_kernel(
         weights, within = [], []
         for i in range(number):
             t = t_last + (at + i) * last.tap_step
-            # A position may meet one tap less than others do. Its weight is zero, but zero times infinity is not.
+            # A position may meet one tap less than others do.
             within.append(_tall(t < last.k) if last.tap_step > 1 else None)
             row = _tall(((tap * last.k + t) * depth + j) * (groups * width))
             weights.append(_load(w_ref, row, column, real, within[-1], there))
-        per_place = tiles.step * last.slope // last.over
-        meet: dict[int, list[tuple[int, int]]] = {}
-        for place in range(tiles.positions):
-            for i in range(number):
-                meet.setdefault(i * last.apart + place * per_place, []).append((place, i))
-        sums = list(carry)
-        for offset, pairs in sorted(meet.items()):
+        sums, per_place = list(carry), tiles.step * last.slope // last.over
+        for offset, pairs in _meetings(tiles.positions, per_place, number, last.apart):
             p = p0 + offset
             row = _tall((rows * last.n + p) * (groups * depth))
             value = _load(a_ref, row, source, here, _tall(_inside(p, last.n)), real)
             for place, i in pairs:
-                product = value * weights[i]
-                if within[i] is not None:
-                    product = jnp.where(within[i], product, np.float32(0))
-                sums[place] = sums[place] + product
+                sums[place] = _plus(sums[place], value * weights[i], within[i])
         return tuple(sums)
 
     sums = tuple(jnp.zeros((tiles.rows, tiles.channels), jnp.float32) for _ in range(tiles.positions))
@@ -372,30 +378,23 @@ def _kernel_grad_kernel(
         values, within = [], []
         for place in range(tiles.positions):
             position = r + place * tiles.step
-            # A place beyond the last one has no share, whatever x is there: zero times infinity is not zero.
+            # A place beyond the last one has no share, whatever x is there.
             within.append(None if exact else _tall(position < last.size))
             row = _tall((above * last.size + position) * (groups * outputs))
             values.append(_load(g_ref, row, column, _tall(exist), within[-1], real))
-        meet: dict[int, list[tuple[int, int]]] = {}
-        for place in range(tiles.positions):
-            for tap in range(taps):
-                meet.setdefault(tap * last.dilation + place * tiles.step * last.slope, []).append((place, tap))
-        sums = list(carry)
+        sums, met = list(carry), _meetings(tiles.positions, tiles.step * last.slope, taps, last.dilation)
         for c in range(combinations):
             above, masks = image, [exist]
             choice = _split(combination + c, [line.k for line in others]) if others else []
             for line, t, position in zip(others, choice, r_others, strict=True):
                 p, there = where(line, position * line.slope + line.low + t * line.dilation)
                 above, masks = above * line.n + p, [*masks, there]
-            for offset, pairs in sorted(meet.items()):
+            for offset, pairs in met:
                 p, there = where(last, r * last.slope + last.low + at * last.dilation + offset)
                 row = _tall((above * last.n + p) * (groups * inputs))
                 x = _load(x_ref, row, source, _tall(_all(there, *masks)), real)
                 for place, tap in pairs:
-                    product = x * values[place]
-                    if within[place] is not None:
-                        product = jnp.where(within[place], product, np.float32(0))
-                    sums[c * taps + tap] = sums[c * taps + tap] + product
+                    sums[c * taps + tap] = _plus(sums[c * taps + tap], x * values[place], within[place])
         return tuple(sums)
 
     zero = jnp.zeros((tiles.rows, tiles.channels), jnp.float32)
@@ -431,11 +430,6 @@ def _lines(call: Call) -> tuple[Line, ...]:
     return tuple(_line(axis, "p" if call.role == "input_grad" else "o") for axis in call.spec.axes)
 
 
-def _sizes(call: Call) -> tuple[int, int, int]:
-    groups = call.spec.feature_group_count
-    return groups, call.spec.in_features // groups, call.spec.out_features // groups
-
-
 def _sums(call: Call) -> tuple[int, int]:
     """Of how many taps of the last axis, in how many combinations of the others', a program holds the sums."""
     *others, last = call.spec.window
@@ -453,7 +447,7 @@ class Kernels:
     interpret: bool = False
 
     def tiles(self, call: Call) -> Tiles:
-        groups, inputs, outputs = _sizes(call)
+        groups, inputs, outputs = sizes_of_groups(call)
         width = inputs if call.role == "input_grad" else outputs
         line = _lines(call)[-1]
         beside = math.prod(_sums(call)) if call.role == "kernel_grad" else min(line.taps, TAPS)
@@ -476,18 +470,17 @@ class Kernels:
         return self.finished(x, kernel, call, UNFINISHED)
 
     def finished(self, x, kernel, call: Call, finish: Finish) -> jax.Array:
-        _, inputs, outputs = _sizes(call)
+        _, inputs, outputs = sizes_of_groups(call)
         return self._pass(x, kernel, inputs, outputs, call, finish)
 
     def input_grad(self, g, kernel, call: Call) -> jax.Array:
-        groups, inputs, outputs = _sizes(call)
-        weights = kernel.reshape(*kernel.shape[:-2], inputs, groups, outputs)
-        weights = jnp.swapaxes(weights, -1, -3)  # [*window, c, g, i]
+        groups, inputs, outputs = sizes_of_groups(call)
+        weights = jnp.swapaxes(grouped(kernel, groups), -1, -3)  # [*window, c, g, i]
         return self._pass(g, weights, outputs, inputs, call)
 
     def kernel_grad(self, x, g, call: Call) -> jax.Array:
         spec, lines, tiles = call.spec, _lines(call), self.tiles(call)
-        groups, inputs, outputs = _sizes(call)
+        groups, inputs, outputs = sizes_of_groups(call)
         window, batch = spec.window, spec.batch_shape[0]
         taps, combinations = _sums(call)
         windows = math.prod(window[:-1])
@@ -517,7 +510,7 @@ class Kernels:
             return f"pallas takes one to {MAX_RANK} spatial axes, here are {spec.rank}"
         if not all(isinstance(n, int) for n in spec.x_shape):
             return "pallas takes numbers for shapes, not symbols"
-        _, inputs, outputs = _sizes(call)
+        _, inputs, outputs = sizes_of_groups(call)
         if call.role == "kernel_grad" and inputs * outputs > MAX_PAIRS:
             return f"pallas takes at most {MAX_PAIRS} pairs of channels of a group, here are {inputs} times {outputs}"
         depth = {"forward": inputs, "input_grad": outputs, "kernel_grad": 1}[call.role]

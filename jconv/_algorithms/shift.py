@@ -34,7 +34,7 @@ from jax import numpy as jnp
 
 from .._forecast.work import Copy, Launch, Loop, Work
 from ._gather import gather, padded
-from .base import Algorithm, Call, apart, grouped, pad, to_rank
+from .base import Algorithm, Call, apart, grouped, pad, sizes_of_groups, to_rank
 
 CHAIN = 8  # terms added to one another before they are added to the rest
 FOLD = 14  # slabs added before the reduction
@@ -62,12 +62,6 @@ def _contract(terms, weights, groups: int, depth: int, width: int, dtype):
     return total if width == 1 else total.reshape(*total.shape[:-2], groups * width)
 
 
-def _sizes(call: Call) -> tuple[int, int, int]:
-    spec = call.spec
-    groups = spec.feature_group_count
-    return groups, spec.in_features // groups, spec.out_features // groups
-
-
 def _pass(a, weights, result: str, depth: int, width: int, call: Call):
     """The forward pass, or with `result` "p" the input's gradient; on its own where each tap has several terms."""
     spec, groups = call.spec, call.spec.feature_group_count
@@ -87,12 +81,12 @@ def _pass(a, weights, result: str, depth: int, width: int, call: Call):
 
 
 def forward(x, kernel, call: Call):
-    _, inputs, outputs = _sizes(call)
+    _, inputs, outputs = sizes_of_groups(call)
     return _pass(x, kernel, "o", inputs, outputs, call)
 
 
 def input_grad(g, kernel, call: Call):
-    groups, inputs, outputs = _sizes(call)
+    groups, inputs, outputs = sizes_of_groups(call)
     weights = jnp.swapaxes(grouped(kernel, groups), -1, -3)  # [*window, c, g, i]
     weights = weights.reshape(*kernel.shape[:-2], outputs, groups * inputs)  # one axis: written out in this order
     return _pass(g, weights, "p", outputs, inputs, call)
@@ -103,7 +97,7 @@ def _summed(x_part: Callable, g_part: Callable, counts: Sequence[int], most: int
 
     `x_part` and `g_part` give what that tap pairs of them from one position of the longest axis to another.
     """
-    groups, inputs, outputs = _sizes(call)
+    groups, inputs, outputs = sizes_of_groups(call)
     size = max(counts, default=1)
     slabs = next((f for f in range(most, most // 2, -1) if size % f == 0), min(size, most))
     rows = size // slabs
@@ -210,7 +204,7 @@ def _written_out(x, g, lows, call: Call):
 
 
 def supports(call: Call) -> str | None:
-    _, inputs, outputs = _sizes(call)
+    _, inputs, outputs = sizes_of_groups(call)
     depth = {"forward": inputs, "input_grad": outputs, "kernel_grad": 1}[call.role]
     terms = math.prod(call.spec.window) * depth
     if terms > MAX_TERMS and call.role != "kernel_grad":
@@ -224,7 +218,7 @@ def supports(call: Call) -> str | None:
 
 def work(call: Call) -> Work:
     spec = call.spec
-    groups, inputs, outputs = _sizes(call)
+    groups, inputs, outputs = sizes_of_groups(call)
     batch, taps = math.prod(spec.batch_shape), math.prod(spec.window)
     x, y = math.prod(spec.x_shape), math.prod(spec.output_shape)
     macs = float(spec.macs * batch)

@@ -48,9 +48,8 @@ class Model:
     """The prices of one kind of machine.
 
     `margin`: a plan must be forecast to be so many times as fast as `xla` to take its place, and that twice over where
-    it was measured in no call of the kind. `rates`: the seconds of a
-    unit of each kind of work on the machine of the survey, for each dtype (`RATES`). `near`: the surveyed calls of each
-    dtype and role, by "float32 forward".
+    it was measured in no call of the kind. `rates`: the seconds of a unit of each kind of work on the machine of the
+    survey, for each dtype (`RATES`). `near`: the surveyed calls of each dtype and role, by "float32 forward".
     """
 
     platform: str
