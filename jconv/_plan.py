@@ -187,3 +187,7 @@ class Request(NamedTuple):
     def call(self, dtype: Any, platform: str | None = None, portable: bool = False) -> Call:
         """The call that it becomes for operands of a dtype."""
         return Call(self.spec, self.role, np.dtype(dtype), self.out_dtype, self.precision, platform, portable)
+
+    def finish(self, bias: jax.Array | None = None) -> Finish:
+        """What it does to its sums."""
+        return UNFINISHED if bias is None and self.activation is None else Finish(bias, self.activation)

@@ -26,6 +26,7 @@ where act'(u) is known from y for some activations (relu, tanh); for the others 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import operator
@@ -41,9 +42,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ._algorithms._activations import ACTIVATIONS, activated
-from ._algorithms.base import OPERANDS, RESULT, UNFINISHED, Call, Finish, Role, promoted, zeros
+from ._algorithms.base import OPERANDS, RESULT, Call, Finish, Role, promoted, zeros
 from ._cache import platform_of, this_device
 from ._dtypes import broadcast_bias, keeps_64_bits
+from ._partition import shards, spmd
 from ._plan import Plan, Request, finish_result
 from ._select import measure_missing, resolve, table
 from ._spec import ConvSpec
@@ -55,6 +57,9 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 conv_p = Primitive("jconv")
 finished_p = Primitive("jconv_finished")  # of (x, k) or (x, k, bias), and with the request's activation
+lowered_p = Primitive(
+    "jconv_lowered"
+)  # what both are when they are called outside `jax.jit`: nothing but their lowering
 
 
 def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:
@@ -87,6 +92,7 @@ def _varying(v, axes):
 
 
 # Shapes and execution ------------------------------------------------------------------------------------
+@lowered_p.def_abstract_eval
 @finished_p.def_abstract_eval
 @conv_p.def_abstract_eval
 def _abstract_eval(a, b, *bias, request: Request):
@@ -107,14 +113,18 @@ def _abstract_eval(a, b, *bias, request: Request):
 def _impl(a, b, *bias, request: Request):
     """Compiles and runs the call, anew where another plan is chosen by now."""
     call = request.call(a.dtype)
-    devices = set().union(*(v.devices() for v in (a, b, *bias) if isinstance(v, jax.Array))) or {this_device()}
-    platforms, spread = frozenset(map(platform_of, devices)), len(devices) > 1
+    platforms = frozenset(map(platform_of, _devices(a, b, *bias)))
     if request.plan == "tuned":
         measure_missing(call._replace(platform=platform_of(this_device())))
         able = _choices(request.plan, call, platforms)  # what is tuned may change at any time
     else:
         able = _remembered(request.plan, call, platforms, table())
-    return _compiled(a, b, *bias, able=able, request=request, spread=spread)
+    return _compiled(a, b, *bias, able=able, request=request)
+
+
+def _devices(*operands) -> set[Any]:
+    """The devices that operands are on."""
+    return set().union(*(v.devices() for v in operands if isinstance(v, jax.Array))) or {this_device()}
 
 
 def _choices(asked: Plan | str, call: Call, platforms: frozenset[str]) -> tuple[tuple[str, Plan], ...]:
@@ -131,34 +141,51 @@ def _remembered(
     return _choices(asked, call, platforms)
 
 
-# Not conv_p.bind inside, which would come back here under jax.disable_jit.
-@functools.partial(jax.jit, static_argnames=("able", "request", "spread"))
-def _compiled(a, b, *bias, able, request, spread):
-    return jax.lax.platform_dependent(
-        a,
-        b,
-        *bias,
-        default=functools.partial(_run, None, request=request, spread=spread),
-        **{platform: functools.partial(_run, platform, request=request, spread=spread) for platform, _ in able},
-    )
+@functools.partial(jax.jit, static_argnames=("able", "request"))
+def _compiled(*operands, able, request):
+    del able  # what it is compiled for
+    return lowered_p.bind(*operands, request=request)
 
 
-def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=False, spread=False):
+@lowered_p.def_impl
+def _eager(*operands, request: Request):
+    """Where `jax.disable_jit` has each operation of a plan run by itself."""
+    return _run(platform_of(next(iter(_devices(*operands)))), *operands, request=request)
+
+
+def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=False, whole=False):
     """Computes a call by the plan of its platform.
 
-    With `spread` the compiler divides the program among devices. It cannot divide compiled code, and would gather the
-    operands on each of them, so "auto", "direct" and "tuned" then choose among portable plans.
+    With `whole` the compiler divides the program among devices, but knows no way to divide the call. It would gather
+    the operands of compiled code on each device, so "auto", "direct" and "tuned" then choose among portable plans.
     """
-    finish = UNFINISHED if bias is None and request.activation is None else Finish(bias, request.activation)
     call = request.call(a.dtype, platform, portable)
     if request.plan == "tuned":
         measure_missing(call)
-    own = spread and not isinstance(request.plan, Plan)
+    own = whole and not isinstance(request.plan, Plan)
     plan = resolve(request.plan, call._replace(portable=True) if own else call).plan
+    return _by(plan, a, b, call, request.finish(bias))
+
+
+def _by(plan: Plan, a, b, call: Call, finish: Finish):
+    """Computes a call by a plan."""
     with jax.named_scope(f"jconv.{call.role}.{plan.name}"), keeps_64_bits(call.dtype, call.out_dtype):
         if call.spec.is_empty:
             return finish_result(zeros(shape_of(RESULT[call.role], call.spec), call.out_dtype, a, b), finish)
         return plan.run(a, b, call, finish)
+
+
+def _part(platform: str | None, *operands, request: Request):
+    """Computes what a device has of a call, by the plan of its part, or as "auto" where the one asked for cannot."""
+    a, b, *bias, over = operands
+
+    def compute(a, b, call, finish):
+        asked = request.plan
+        if isinstance(asked, Plan) and asked.refusal(call):
+            asked = "auto"
+        return _by(resolve(asked, call).plan, a, b, call, finish)
+
+    return shards.run(a, b, request.call(a.dtype, platform), request.finish(*bias), over, compute)
 
 
 def _is_spread(context: Any) -> bool:
@@ -169,13 +196,23 @@ def _is_spread(context: Any) -> bool:
 
 
 def _lower(platform: str | None, ctx, *operands, request: Request):
-    portable = ctx.module_context.lowering_parameters.for_export
-    run = functools.partial(_run, platform, portable=portable, spread=_is_spread(ctx.module_context.axis_context))
-    return mlir.lower_fun(run, multiple_results=False)(ctx, *operands, request=request)
+    """The lowering of a call; where the compiler divides a program among devices, it divides the call as it is told."""
+    module = ctx.module_context
+    context, portable = module.axis_context, module.lowering_parameters.for_export
+    spread = _is_spread(context)
+    run = functools.partial(_run, platform, request=request, portable=portable, whole=spread)
+    if spread and not portable and not request.spec.is_empty and spmd.able(context):
+        # That way asks for the devices, of which it uses the number.
+        given = dataclasses.replace(context, device_assignment=(this_device(),) * context.num_devices)
+        ctx = ctx.replace(module_context=module.replace(axis_context=given))
+        a, _, *bias = ctx.avals_in
+        part = functools.partial(_part, platform, request=request)
+        run = spmd.divided(run, part, request.call(a.dtype, platform), context.num_devices, bool(bias))
+    return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
 
 for _platform in (None, *PLATFORMS):  # None: what any other platform gets
-    for _each in (conv_p, finished_p):
+    for _each in (conv_p, finished_p, lowered_p):
         mlir.register_lowering(_each, functools.partial(_lower, _platform), platform=_platform)
 
 

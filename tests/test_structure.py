@@ -19,6 +19,7 @@ ORDER = [
     "_files",
     "_cache",
     "_select",
+    "_partition",
     "_primitive",
     "_jaxprs",
     "_conv",

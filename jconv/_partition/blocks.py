@@ -1,0 +1,116 @@
+"""One spatial axis over several devices: which rows each of them holds, and which ones it fetches. No arrays.
+
+n rows lie in blocks of B = ceil(n / N) over N devices, and the o outputs in blocks of C = ceil(o / N). Row p and tap t
+belong to output j where p q = j s + t d - lo. Say that a device computes its own outputs from rows that it fetches.
+With u = q / gcd(s, q), outputs that lie u apart see rows at the same distance from them, so device r computes from
+
+    a(r) = u floor(r C / u)    a number E >= C of outputs, that block among them,
+
+and j = a(r) + j', p = f(r) + p' with f(r) = a(r) s / q + floor(-lo / q) gives p' q = j' s + t d - lo', where
+
+    lo' = -((-lo) mod q),
+
+the same convolution on all devices, from W = floor(((E - 1) s + (k - 1) d - lo') / q) + 1 rows. Without input dilation
+u = 1, E = C, lo' = 0 and f(r) = r C s - lo. Where C s = q B, f(r) moves with the block, and W - B rows come from other
+devices, without dilation (k - 1) d + 1 - s. Elsewhere f(r) drifts away from it, and the rows come from farther.
+
+The relation reads the same from the other side (`exchanged`): each device computes what belongs to its own rows from
+outputs that it fetches. What is fetched in one role is added to in another: the map from blocks to windows F is linear,
+
+    T(x, k, y) = sum over r of T'(F_r x, k, M_r y),
+
+where M_r takes the device's own outputs, so forward is M^T forward'(F x, k), the input gradient
+F^T input_grad'(M g, k), and the kernel gradient the sum over devices of kernel_grad'(F x, M g).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+from .._spec import Axis, span
+
+
+def exchanged(axis: Axis) -> Axis:
+    """The axis seen from the other side: its outputs as rows, and its rows as outputs; taps run backwards."""
+    low, high = axis.input_grad_padding
+    return Axis(axis.o, axis.k, axis.q, low, high, axis.s, axis.d)
+
+
+class Piece(NamedTuple):
+    """Rows `first` to `last` of the block of device r + hop, which r fetches; all that any device needs."""
+
+    hop: int
+    first: int
+    last: int
+
+
+class Blocks(NamedTuple):
+    """How `devices` fetch rows for the outputs of their blocks."""
+
+    devices: int
+    size: int  # rows in all
+    block: int  # rows of one device
+    window: int  # rows that it computes from
+    starts: tuple[int, ...]  # where they begin, by device, counted from its block's beginning
+    pieces: tuple[Piece, ...]  # where they come from, in order; one with hop 0 is the device's own
+    outputs: int  # in all
+    own: int  # outputs of one device
+    extent: int  # that it computes
+    shifts: tuple[int, ...]  # where its own begin among those, by device
+    local: Axis  # the convolution that each of them computes
+
+    def start(self, rank: Any) -> Any:
+        """`starts` of a device whose rank is known when the program runs."""
+        unit = self.local.q // math.gcd(self.local.s, self.local.q)
+        first = rank * self.own // unit * unit
+        return first * self.local.s // self.local.q + self.starts[0] - rank * self.block
+
+    def shift(self, rank: Any) -> Any:
+        """`shifts` of such a device."""
+        unit = self.local.q // math.gcd(self.local.s, self.local.q)
+        return rank * self.own % unit
+
+    @property
+    def low(self) -> int:
+        """How many rows before its own the farthest fetched one lies."""
+        return max(0, -min(self.starts))
+
+    @property
+    def high(self) -> int:
+        """How many rows beyond its own the farthest fetched one lies."""
+        return max(0, max(self.starts) + self.window - self.block)
+
+    @property
+    def moved(self) -> int:
+        """Rows that come from other devices."""
+        return sum(piece.last - piece.first for piece in self.pieces if piece.hop)
+
+
+@functools.lru_cache(maxsize=4096)
+def blocks(axis: Axis, devices: int) -> Blocks:
+    """Each device computes its block of outputs, from rows that it fetches."""
+    n, k, s, lo, _, q, d = axis
+    block, own = -(-n // devices), -(-axis.o // devices)
+    unit = q // math.gcd(s, q)
+    aligned = [rank * own // unit * unit for rank in range(devices)]
+    shifts = tuple(rank * own - first for rank, first in enumerate(aligned))
+    extent = own + max(shifts)
+    crop = -lo % q
+    window = ((extent - 1) * s + (k - 1) * d + crop) // q + 1
+    firsts = [first * s // q + (-lo) // q for first in aligned]
+    busy = [rank * own < axis.o for rank in range(devices)]  # the last ones may have no output
+    starts = tuple(first - rank * block if busy[rank] else firsts[0] for rank, first in enumerate(firsts))
+    high = (extent - 1) * s + span(k, d) - span(window, q) + crop
+    local = Axis(window, k, s, -crop, high, q, d)
+    needed: dict[int, tuple[int, int]] = {}
+    for rank in range(devices):
+        for hop in range(-rank, devices - rank) if busy[rank] else ():
+            first = max(starts[rank], hop * block) - hop * block
+            last = min(starts[rank] + window, (hop + 1) * block, n - rank * block) - hop * block
+            if first < last:
+                low, top = needed.get(hop, (first, last))
+                needed[hop] = min(low, first), max(top, last)
+    pieces = tuple(Piece(hop, *needed[hop]) for hop in sorted(needed))
+    return Blocks(devices, n, block, window, starts, pieces, axis.o, own, extent, shifts, local)

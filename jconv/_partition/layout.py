@@ -1,0 +1,141 @@
+"""Which axes of a mesh divide which index of T(x, k, y). No arrays.
+
+Every index of T but the taps can be divided over devices: b (images), s0, s1, ... (space), g (groups), i and c (a
+group's input and output channels). A device then computes the part of the sum that lies in its parts of the indices.
+Arguments that have an index are divided along it; a result that lacks it is the sum over the devices, and an operand
+that lacks it is whole on each of them. An axis of the mesh divides one index.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .._algorithms.base import OPERANDS, RESULT, Role
+from .._spec import ConvSpec
+
+Entries = tuple[
+    tuple[str, ...], ...
+]  # for each axis of an array the axes of the mesh that divide it, the major one first
+
+
+def dims(argument: str, rank: int) -> list[tuple[str, ...]]:
+    """The indices that each axis of an argument consists of, the major one first."""
+    space = [(f"s{j}",) for j in range(rank)]
+    taps: list[tuple[str, ...]] = [()] * rank
+    of = {
+        "x": [("b",), *space, ("g", "i")],
+        "k": [*taps, ("i",), ("g", "c")],
+        "y": [("b",), *space, ("g", "c")],
+        "bias": [("g", "c")],
+    }
+    return of[argument]
+
+
+def contracted(role: Role, rank: int) -> frozenset[str]:
+    """The indices that a role sums over: those of its operands that its result lacks."""
+    indices = lambda argument: {index for dim in dims(argument, rank) for index in dim}
+    first, second = OPERANDS[role]
+    return frozenset(indices(first) | indices(second)) - indices(RESULT[role])
+
+
+def sizes(spec: ConvSpec) -> dict[str, int]:
+    """The sizes of the indices of channels."""
+    groups = spec.feature_group_count
+    return {"g": groups, "i": spec.in_features // groups, "c": spec.out_features // groups}
+
+
+class Layout(NamedTuple):
+    """The axes of the mesh that divide each index, the major one first, and their sizes."""
+
+    axes: Mapping[str, tuple[str, ...]]
+    mesh: Mapping[str, int]
+
+    def names(self, index: str) -> tuple[str, ...]:
+        return self.axes.get(index, ())
+
+    def parts(self, index: str) -> int:
+        """How many parts an index is in."""
+        return math.prod(self.mesh[name] for name in self.names(index))
+
+    def entries(self, argument: str, rank: int) -> Entries:
+        """How an argument is divided."""
+        return tuple(tuple(name for index in dim for name in self.names(index)) for dim in dims(argument, rank))
+
+    def summed(self, role: Role, rank: int) -> tuple[str, ...]:
+        """The axes of the mesh over which a role's result is summed."""
+        return tuple(name for index in sorted(contracted(role, rank)) for name in self.names(index))
+
+
+def layout(
+    spec: ConvSpec, mesh: Mapping[str, int], given: Mapping[str, Entries], itemsizes: Mapping[str, int]
+) -> Layout:
+    """How to divide the indices, where the arguments are divided as `given`: each mesh axis where most bytes are.
+
+    What an axis divides otherwise is gathered, or is divided anew. Channels are divided into equal parts, and those
+    within groups only where each device has one group.
+    """
+    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}
+    weights: dict[tuple[str, str], int] = {}
+    for argument, entries in given.items():
+        for dim, names in zip(dims(argument, spec.rank), entries, strict=True):
+            for name, index in _read(dim, names, spec, mesh):
+                weight = math.prod(shapes[argument]) * itemsizes[argument]
+                weights[name, index] = weights.get((name, index), 0) + weight
+    axes: dict[str, tuple[str, ...]] = {}
+    taken: set[str] = set()
+    for name, index in sorted(weights, key=lambda pair: weights[pair], reverse=True):
+        if name not in taken and _divides(index, (*axes.get(index, ()), name), axes, spec, mesh):
+            axes[index] = (*axes.get(index, ()), name)
+            taken.add(name)
+    groups = spec.feature_group_count
+    if groups > 1 and math.prod(mesh[name] for name in axes.get("g", ())) < groups:
+        axes = {index: names for index, names in axes.items() if index not in ("i", "c")}
+    return Layout(axes, mesh)
+
+
+def _read(dim: tuple[str, ...], names: tuple[str, ...], spec: ConvSpec, mesh: Mapping[str, int]):
+    """The index that each mesh axis divides, of those that an axis of an array consists of."""
+    if not dim:
+        return  # taps
+    left = sizes(spec).get(dim[0], 1)
+    for name in names:
+        if len(dim) > 1 and left % mesh[name] == 0:
+            left //= mesh[name]
+            yield name, dim[0]
+        else:
+            yield name, dim[len(dim) - 1]
+
+
+def _divides(index: str, names: tuple[str, ...], axes, spec: ConvSpec, mesh: Mapping[str, int]) -> bool:
+    """Whether an index may be divided over these axes."""
+    size = sizes(spec).get(index)
+    return size is None or size % math.prod(mesh[name] for name in names) == 0
+
+
+def rule(spec: ConvSpec, role: Role, bias: bool) -> tuple[str, dict[str, object]]:
+    """How a role passes shardings on, in the notation of `jax.experimental.custom_partitioning`: text and options."""
+    size = sizes(spec)
+
+    def factors(argument: str) -> list[str]:
+        out = []
+        for at, dim in enumerate(dims(argument, spec.rank)):
+            able = [index for index in dim if len(dim) == 1 or size[index] > 1] or list(dim[-1:])
+            out.append(f"t{at}" if not dim else able[0] if len(able) == 1 else f"({' '.join(able)})")
+        return out
+
+    of = {argument: factors(argument) for argument in ("x", "k", "y", "bias")}
+    operands = [*OPERANDS[role], *(["bias"] if bias else [])]
+    text = f"{', '.join(' '.join(of[argument]) for argument in operands)} -> {' '.join(of[RESULT[role]])}"
+    words = text.replace(",", " ").replace("->", " ").split()
+    alone = set(words)  # a factor within brackets still has one of them
+    order = list(dict.fromkeys(text.translate(str.maketrans("(),->", "     ")).split()))
+    options: dict[str, object] = {name: size[name] for name in order if name in size and name not in alone}
+    result = of[RESULT[role]]
+    options["reduction_factors"] = tuple(
+        name for name in order if name in contracted(role, spec.rank) and name not in result
+    )
+    options["need_replication_factors"] = tuple(name for name in order if name.startswith("t"))
+    options["permutation_factors"] = tuple(name for name in order if name.startswith("s") and name in result)
+    return text, options
