@@ -16,6 +16,7 @@ from ._algorithms.einsum import MAX_RANK, axis_letters, patches
 from ._cache import platform_of, this_device
 from ._dtypes import as_array, broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
 from ._names import named
+from ._padding import padded_spec
 from ._plan import Request, finish_result, parsed
 from ._select import Selection, resolve
 from ._spec import (
@@ -51,11 +52,16 @@ def explicit_axes(mesh: Any) -> tuple[str, ...]:
     return tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
 
 
-def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype, bias=None, activation=None):
+def apply_role(
+    role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype, bias=None, activation=None, padding_mode="zeros"
+):
     """Binds one role; any number of batch axes in `spec`, one in the primitive. A forward pass may be finished."""
     flat, plans = _primitive.flatten_batch(spec), parsed(algorithm)
     operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
-    request = Request(flat, role, plans, jnp.dtype(out_dtype), canonical_precision(precision), activation)
+    modes = padding_mode_per_axis(padding_mode, spec.rank)
+    modes = modes if set(modes) - {"zeros"} else ()
+    request = Request(flat, role, plans, jnp.dtype(out_dtype), canonical_precision(precision), activation, modes)
+    padded_spec(flat, modes)
 
     def run(a, b, bias=None):
         a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
@@ -73,56 +79,6 @@ def apply_role(role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype
         automatic = cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding))
         return automatic(a, b) if bias is None else automatic(a, b, bias)
     return run(a, b, bias)
-
-
-def _pad_by_mode(x, spec: ConvSpec, modes: tuple[str, ...]):
-    """`x` padded on the axes whose mode is not zeros. A negative pad crops, after the positive ones are laid."""
-    first, dtype = len(spec.batch_shape), x.dtype
-    if jnp.issubdtype(dtype, jnp.inexact):
-        x = x.astype(accumulator(dtype))  # so that its transpose, which adds up what was copied, sums there
-    for i, ((low, high), mode) in enumerate(zip(spec.padding, modes, strict=True)):
-        if mode == "zeros":
-            continue
-        config = [(0, 0)] * x.ndim
-        config[first + i] = (max(low, 0), max(high, 0))
-        x = jnp.pad(x, config, mode={"reflect": "reflect", "replicate": "edge", "circular": "wrap"}[mode])
-        x = jax.lax.slice_in_dim(x, max(-low, 0), x.shape[first + i] - max(-high, 0), axis=first + i)
-    return x.astype(dtype)
-
-
-def _padded_spec(spec: ConvSpec, modes: tuple[str, ...]) -> ConvSpec:
-    """The geometry that is left after `_pad_by_mode`; ValueError for what no mode can pad."""
-    space, pads = list(spec.spatial), list(spec.padding)
-    for i, mode in enumerate(modes):
-        if mode == "zeros":
-            continue
-        widest = max(*pads[i], 0)
-        if spec.input_dilation[i] != 1:
-            raise ValueError(
-                f"padding_mode: got {mode!r} with input_dilation {spec.input_dilation[i]} along spatial axis {i}; "
-                "accepted beside an input dilation is 'zeros'."
-            )
-        if mode == "reflect" and widest > space[i] - 1:
-            raise ValueError(
-                f"padding: got {pads[i]} with padding_mode 'reflect' along spatial axis {i} of {space[i]} elements; "
-                f"accepted are pads of at most {space[i] - 1}, since the edge element is not repeated."
-            )
-        if widest and space[i] == 0:
-            raise ValueError(f"padding_mode: got {mode!r} along spatial axis {i}, which is empty; accepted is 'zeros'.")
-        space[i], pads[i] = space[i] + sum(pads[i]), (0, 0)
-    return spec.replace(x_shape=(*spec.batch_shape, *space, spec.in_features), padding=tuple(pads))
-
-
-def _input_grad(g, kernel, spec: ConvSpec, padding_mode, algorithm, precision, out_dtype):
-    """The cotangent of x: that of the padded image, and then what padding is transposed."""
-    modes = padding_mode_per_axis(padding_mode, spec.rank)
-    x_bar = apply_role("input_grad", g, kernel, _padded_spec(spec, modes), algorithm, precision, out_dtype)
-    if set(modes) - {"zeros"}:
-        # what is transposed at: of the image's shape, sharded and varying as x_bar is; its values do not matter
-        at = jnp.sum(x_bar, axis=tuple(range(len(spec.batch_shape), x_bar.ndim)), keepdims=True, dtype=out_dtype)
-        at = jnp.broadcast_to(at, spec.x_shape)
-        (x_bar,) = jax.linear_transpose(lambda x: _pad_by_mode(x, spec, modes), at)(x_bar)
-    return x_bar
 
 
 def _matches(name: str, array, shape: tuple[int, ...], why: str) -> None:
@@ -211,10 +167,6 @@ def conv(
     x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
     out_dtype = result_dtype(common_dtype(x=x, kernel=kernel), preferred_element_type)
     spec = ConvSpec(x.shape, kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count)
-    modes = padding_mode_per_axis(padding_mode, spec.rank)
-    if set(modes) - {"zeros"}:
-        padded = _padded_spec(spec, modes)
-        x, spec = _pad_by_mode(x, spec, modes), padded
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation: got {activation!r}, accepted is None, {nearest(str(activation), ACTIVATIONS)}")
     if activation is not None and activation not in OF_INTEGERS and jnp.issubdtype(out_dtype, jnp.integer):
@@ -225,7 +177,7 @@ def conv(
         known = [name for name in ACTIVATIONS if name not in ORDERED]
         raise TypeError(f"activation: got {activation!r} for a result of {out_dtype}, accepted are {known} there.")
     given = _bias(bias, spec.out_features, out_dtype, x.dtype, kernel.dtype)
-    return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation)
+    return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation, padding_mode)
 
 
 def _transposed_axis(entry, size, window, stride, most, output_padding, output_size, axis) -> tuple[int, AxisPadding]:
@@ -384,7 +336,7 @@ def conv_transpose(
         kernel_dilation=dilation,
         feature_group_count=groups,
     )
-    y = _input_grad(x, kernel, spec, padding_mode, algorithm, precision, out_dtype)
+    y = apply_role("input_grad", x, kernel, spec, algorithm, precision, out_dtype, padding_mode=padding_mode)
     return finish_result(y, Finish(given))
 
 
@@ -538,7 +490,7 @@ def conv_input_grad(
         feature_group_count,
     )
     _matches("g", g, spec.output_shape, f"the output of conv for input_shape {tuple(input_shape)}")
-    return _input_grad(g, kernel, spec, padding_mode, algorithm, precision, out_dtype)
+    return apply_role("input_grad", g, kernel, spec, algorithm, precision, out_dtype, padding_mode=padding_mode)
 
 
 @named
@@ -609,9 +561,7 @@ def conv_kernel_grad(
     kernel_shape = (*window, x.shape[-1] // groups, g.shape[-1])
     spec = ConvSpec(x.shape, kernel_shape, strides, padding, input_dilation, kernel_dilation, groups)
     _matches("g", g, spec.output_shape, f"the output of conv for x of shape {x.shape}")
-    modes = padding_mode_per_axis(padding_mode, spec.rank)
-    padded = _padded_spec(spec, modes)
-    return apply_role("kernel_grad", _pad_by_mode(x, spec, modes), g, padded, algorithm, precision, out_dtype)
+    return apply_role("kernel_grad", x, g, spec, algorithm, precision, out_dtype, padding_mode=padding_mode)
 
 
 @named

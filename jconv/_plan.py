@@ -29,6 +29,7 @@ from ._algorithms.base import (
 )
 from ._dtypes import broadcast_bias
 from ._forecast.work import Work
+from ._padding import padded_spec
 from ._spec import ConvSpec, nearest
 from .plugins import algorithms
 
@@ -171,7 +172,10 @@ def parsed(algorithm: str | Algorithms | Plans) -> Plans:
 
 
 class Request(NamedTuple):
-    """All that is static about a convolution, in the role that is to be computed, before it is lowered."""
+    """All that is static about a convolution, in the role that is to be computed, before it is lowered.
+
+    `modes` are how the axes are padded, where one is not with zeros: the role is then that of T(P x, k, y).
+    """
 
     spec: ConvSpec
     role: Role
@@ -179,14 +183,16 @@ class Request(NamedTuple):
     out_dtype: np.dtype
     precision: Any = None
     activation: str | None = None
+    modes: tuple[str, ...] = ()
 
     @property
     def plan(self) -> Plan | str:
         return self.plans.role(self.role)
 
     def call(self, dtype: Any, platform: str | None = None, portable: bool = False) -> Call:
-        """The call that it becomes for operands of a dtype."""
-        return Call(self.spec, self.role, np.dtype(dtype), self.out_dtype, self.precision, platform, portable)
+        """The call that it becomes for operands of a dtype, of the padded image."""
+        spec = padded_spec(self.spec, self.modes) if self.modes else self.spec
+        return Call(spec, self.role, np.dtype(dtype), self.out_dtype, self.precision, platform, portable)
 
     def finish(self, bias: jax.Array | None = None) -> Finish:
         """What it does to its sums."""

@@ -42,9 +42,10 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ._algorithms._activations import ACTIVATIONS, activated
-from ._algorithms.base import OPERANDS, RESULT, Call, Finish, Role, promoted, zeros
+from ._algorithms.base import OPERANDS, RESULT, Call, Finish, Reduced, Role, promoted, through, zeros
 from ._cache import platform_of, this_device
 from ._dtypes import broadcast_bias, keeps_64_bits
+from ._padding import padding
 from ._partition import shards, spmd
 from ._plan import Plan, Request, finish_result
 from ._select import measure_missing, resolve, table
@@ -164,7 +165,13 @@ def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=Fa
         measure_missing(call)
     own = whole and not isinstance(request.plan, Plan)
     plan = resolve(request.plan, call._replace(portable=True) if own else call).plan
-    return _by(plan, a, b, call, request.finish(bias))
+    if not request.modes:
+        return _by(plan, a, b, call, request.finish(bias))
+    pads = Reduced(call.spec, x=padding(request.spec, request.modes))
+    inside = request.finish(bias)
+    if RESULT[call.role] == "x":
+        call = call._replace(out_dtype=call.accumulator)  # where what was copied is added up
+    return through(pads, a, b, call, lambda a, b: _by(plan, a, b, call, inside)).astype(request.out_dtype)
 
 
 def _by(plan: Plan, a, b, call: Call, finish: Finish):
@@ -185,7 +192,8 @@ def _part(platform: str | None, *operands, request: Request):
             asked = "auto"
         return _by(resolve(asked, call).plan, a, b, call, finish)
 
-    return shards.run(a, b, request.call(a.dtype, platform), request.finish(*bias), over, compute)
+    call = request.call(a.dtype, platform)._replace(spec=request.spec)
+    return shards.run(a, b, call, request.modes, request.finish(*bias), over, compute)
 
 
 def _is_spread(context: Any) -> bool:
@@ -207,7 +215,8 @@ def _lower(platform: str | None, ctx, *operands, request: Request):
         ctx = ctx.replace(module_context=module.replace(axis_context=given))
         a, _, *bias = ctx.avals_in
         part = functools.partial(_part, platform, request=request)
-        run = spmd.divided(run, part, request.call(a.dtype, platform), context.num_devices, bool(bias))
+        call = request.call(a.dtype, platform)._replace(spec=request.spec)
+        run = spmd.divided(run, part, call, context.num_devices, bool(bias))
     return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
 

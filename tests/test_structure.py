@@ -14,6 +14,7 @@ ORDER = [
     "_forecast",
     "_algorithms",
     "_dtypes",
+    "_padding",
     "plugins",
     "_plan",
     "_files",

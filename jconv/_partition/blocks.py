@@ -29,6 +29,7 @@ import functools
 import math
 from typing import Any, NamedTuple
 
+from .._padding import source
 from .._spec import Axis, span
 
 
@@ -46,6 +47,20 @@ class Piece(NamedTuple):
     last: int
 
 
+class Edge(NamedTuple):
+    """Rows of the block of device `giver` that stand beyond the image in the window of device `rank`, from row `at` on.
+
+    `count` of them: from row `first` on, `step` (1, -1 or 0) apart.
+    """
+
+    giver: int
+    rank: int
+    first: int
+    step: int
+    count: int
+    at: int
+
+
 class Blocks(NamedTuple):
     """How `devices` fetch rows for the outputs of their blocks."""
 
@@ -60,6 +75,8 @@ class Blocks(NamedTuple):
     extent: int  # that it computes
     shifts: tuple[int, ...]  # where its own begin among those, by device
     local: Axis  # the convolution that each of them computes
+    edges: tuple[Edge, ...] = ()  # what pads the image other than by zeros
+    ring: bool = False  # whether the last device's block is followed by the first one's
 
     def start(self, rank: Any) -> Any:
         """`starts` of a device whose rank is known when the program runs."""
@@ -85,13 +102,14 @@ class Blocks(NamedTuple):
     @property
     def moved(self) -> int:
         """Rows that come from other devices."""
-        return sum(piece.last - piece.first for piece in self.pieces if piece.hop)
+        inner = sum(piece.last - piece.first for piece in self.pieces if piece.hop % self.devices)
+        return inner + sum(edge.count if edge.step else 1 for edge in self.edges if edge.giver != edge.rank)
 
 
 @functools.lru_cache(maxsize=4096)
-def blocks(axis: Axis, devices: int) -> Blocks:
-    """Each device computes its block of outputs, from rows that it fetches."""
-    n, k, s, lo, _, q, d = axis
+def blocks(axis: Axis, devices: int, mode: str = "zeros") -> Blocks:
+    """Each device computes its block of outputs, from rows that it fetches; `mode` is what pads the axis."""
+    n, k, s, lo, hi, q, d = axis
     block, own = -(-n // devices), -(-axis.o // devices)
     unit = q // math.gcd(s, q)
     aligned = [rank * own // unit * unit for rank in range(devices)]
@@ -104,13 +122,35 @@ def blocks(axis: Axis, devices: int) -> Blocks:
     starts = tuple(first - rank * block if busy[rank] else firsts[0] for rank, first in enumerate(firsts))
     high = (extent - 1) * s + span(k, d) - span(window, q) + crop
     local = Axis(window, k, s, -crop, high, q, d)
+    ring = mode == "circular" and n == block * devices
+    begin, end = (-max(lo, 0), n + max(hi, 0)) if ring else (0, n)
     needed: dict[int, tuple[int, int]] = {}
+    edges: list[Edge] = []
     for rank in range(devices):
-        for hop in range(-rank, devices - rank) if busy[rank] else ():
-            first = max(starts[rank], hop * block) - hop * block
-            last = min(starts[rank] + window, (hop + 1) * block, n - rank * block) - hop * block
-            if first < last:
-                low, top = needed.get(hop, (first, last))
-                needed[hop] = min(low, first), max(top, last)
+        if not busy[rank]:
+            continue
+        origin = rank * block
+        first, last = max(starts[rank], begin - origin), min(starts[rank] + window, end - origin)
+        for hop in range(first // block, -(-last // block)):
+            low, top = needed.get(hop, (block, 0))
+            needed[hop] = min(low, max(first - hop * block, 0)), max(top, min(last - hop * block, block))
+        if mode != "zeros" and not ring:
+            beyond = [*range(-max(lo, 0), 0), *range(n, n + max(hi, 0))]
+            for p in beyond:
+                if 0 <= p - origin - starts[rank] < window:
+                    giver, row = divmod(source(mode, n, p), block)
+                    edges = _extended(edges, Edge(giver, rank, row, 0, 1, p - origin - starts[rank]))
     pieces = tuple(Piece(hop, *needed[hop]) for hop in sorted(needed))
-    return Blocks(devices, n, block, window, starts, pieces, axis.o, own, extent, shifts, local)
+    return Blocks(devices, n, block, window, starts, pieces, axis.o, own, extent, shifts, local, tuple(edges), ring)
+
+
+def _extended(edges: list[Edge], more: Edge) -> list[Edge]:
+    """Edges with one more row: of the last one, where it goes on with that."""
+    if not edges:
+        return [more]
+    *rest, last = edges
+    step = more.first - last.first if last.count == 1 else last.step
+    goes_on = more.first == last.first + step * last.count and more.at == last.at + last.count and abs(step) < 2
+    if goes_on and (more.giver, more.rank) == (last.giver, last.rank):
+        return [*rest, last._replace(step=step, count=last.count + 1)]
+    return [*edges, more]
