@@ -7,6 +7,7 @@ from . import layers as layers
 from . import models as models
 from . import plot as plot
 from . import plugins as plugins
+from . import sharding as sharding
 from ._accelerate import Replacement as Replacement
 from ._accelerate import accelerate as accelerate
 from ._algorithms.base import Algorithms as Algorithms

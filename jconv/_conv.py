@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from ._cache import platform_of, this_device
 from ._dtypes import as_array, broadcast_bias, canonical_precision, check_bias, check_dtype, common_dtype, result_dtype
 from ._names import named
 from ._padding import padded_spec
+from ._partition import layout, shards
 from ._plan import Request, finish_result, parsed
 from ._select import Selection, resolve
 from ._spec import (
@@ -53,9 +55,23 @@ def explicit_axes(mesh: Any) -> tuple[str, ...]:
 
 
 def apply_role(
-    role: Role, a, b, spec: ConvSpec, algorithm, precision, out_dtype, bias=None, activation=None, padding_mode="zeros"
+    role: Role,
+    a,
+    b,
+    spec: ConvSpec,
+    algorithm,
+    precision,
+    out_dtype,
+    padding_mode: str | Sequence[str] = "zeros",
+    out_sharding=None,
+    bias=None,
+    activation=None,
+    over: layout.Layout | None = None,
 ):
-    """Binds one role; any number of batch axes in `spec`, one in the primitive. A forward pass may be finished."""
+    """Binds one role; any number of batch axes in `spec`, one in the primitive. A forward pass may be finished.
+
+    With `over`, inside `jax.shard_map`, `spec` is that of the whole image, of which a device has its block.
+    """
     flat, plans = _primitive.flatten_batch(spec), parsed(algorithm)
     operands, result = _primitive.OPERANDS[role], _primitive.RESULT[role]
     modes = padding_mode_per_axis(padding_mode, spec.rank)
@@ -63,22 +79,80 @@ def apply_role(
     request = Request(flat, role, plans, jnp.dtype(out_dtype), canonical_precision(precision), activation, modes)
     padded_spec(flat, modes)
 
+    if over is not None:
+        batch = len(spec.batch_shape)
+        a = a.reshape(flat.batch_shape + a.shape[batch:])
+        call, inner = request.call(a.dtype)._replace(spec=flat), request._replace(modes=())
+        compute = lambda a, b, spec: _primitive.bind(a, b, bias, request=inner._replace(spec=spec))
+        out = shards.within(a, b, call, modes, over, compute)
+        return out.reshape(spec.batch_shape + out.shape[1:])
+
     def run(a, b, bias=None):
         a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
         out = _primitive.bind(a, b, bias, request=request)
         return out.reshape(_primitive.shape_of(result, spec))
 
     for mesh in (jax.typeof(v).sharding.mesh for v in (a, b)):
-        explicit = explicit_axes(mesh)
-        if not explicit:
-            continue
-        # Inside, the compiler shards the algorithm's own operations; outside, only the batch is sharded, as it was.
-        batch = tuple(jax.typeof(a).sharding.spec[: len(spec.batch_shape)]) if result != "k" else ()
-        ndim = len(_primitive.shape_of(result, spec))
-        sharding = NamedSharding(mesh, PartitionSpec(*batch, *(None,) * (ndim - len(batch))))
-        automatic = cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=sharding))
-        return automatic(a, b) if bias is None else automatic(a, b, bias)
-    return run(a, b, bias)
+        if explicit := explicit_axes(mesh):
+            out_sharding = out_sharding or _out_sharding(role, a, b, spec, mesh)
+            fn = jax.sharding.auto_axes(run, axes=explicit, out_sharding=out_sharding)
+            automatic = cast(Callable[..., jax.Array], fn)
+            return automatic(a, b) if bias is None else automatic(a, b, bias)
+    out = run(a, b, bias)
+    return out if out_sharding is None else jax.lax.with_sharding_constraint(out, out_sharding)
+
+
+def _blocks(x: jax.Array, rank: int, names, sizes) -> tuple[tuple[int, ...], layout.Layout | None]:
+    """The shape of the image whose block x is inside `jax.shard_map`, and by which axes of the mesh it is divided."""
+    if names is None:
+        if sizes is not None:
+            raise ValueError(f"spatial_sizes: got {sizes!r} without spatial_axis_names; accepted is None.")
+        return x.shape, None
+    what = "names of mesh axes, None where an axis is whole"
+    names = sequence((names,) * rank if isinstance(names, str) and rank == 1 else names, "spatial_axis_names", what)
+    sizes = (None,) * rank if sizes is None else sequence(sizes, "spatial_sizes")
+    for name, entries in (("spatial_axis_names", names), ("spatial_sizes", sizes)):
+        if len(entries) != rank:
+            raise ValueError(f"{name}: got {entries}, accepted is one entry for each of {rank} spatial axes.")
+    axes = {f"s{j}": (e,) if isinstance(e, str) else tuple(e) for j, e in enumerate(names) if e is not None}
+    over = layout.Layout(axes, {name: jax.lax.axis_size(name) for entry in axes.values() for name in entry})
+    first, shape = x.ndim - rank - 1, list(x.shape)
+    for j, size in enumerate(sizes):
+        block, parts = x.shape[first + j], over.parts(f"s{j}")
+        shape[first + j] = block * parts if size is None else integer(size, f"spatial_sizes[{j}]", minimum=1)
+        if -(-shape[first + j] // parts) != block:
+            raise ValueError(
+                f"spatial_sizes: got {size} along spatial axis {j}, in blocks of {block} over {parts} devices; "
+                f"accepted is {block * (parts - 1) + 1} to {block * parts}."
+            )
+    return tuple(shape), over
+
+
+def _out_sharding(role: Role, a, b, spec: ConvSpec, mesh) -> NamedSharding:
+    """How the result is sharded over explicit axes of a mesh, if the operands leave no choice."""
+    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}
+    given, batch, count = {}, (), len(spec.batch_shape)
+    for kind, v in zip(_primitive.OPERANDS[role], (a, b), strict=True):
+        entries = (*jax.typeof(v).sharding.spec, *(None,) * v.ndim)[: v.ndim]
+        names = tuple(e if isinstance(e, tuple) else () if e is None else (e,) for e in entries)
+        if kind != "k":
+            batch = batch or names[:count]
+            names = (sum(names[:count], ()), *names[count:])
+        given[kind] = names
+    kind, flat = _primitive.RESULT[role], _primitive.flatten_batch(spec)
+    entries, why = layout.inferred(flat, role, mesh.shape, given)
+    if entries is not None:
+        entries = entries if kind == "k" else (*batch, *entries[1:])
+        for size, names in zip(shapes[kind], entries, strict=True):
+            if size % math.prod(mesh.shape[name] for name in names):
+                entries, why = None, f"{size} elements do not divide over {names}"
+                break
+    if entries is None:
+        raise ValueError(
+            f"out_sharding: got None for operands {jax.typeof(a)} and {jax.typeof(b)}, where it is open: {why}. "
+            "Accepted is a jax.sharding.PartitionSpec or NamedSharding for the result."
+        )
+    return NamedSharding(mesh, PartitionSpec(*(names or None for names in entries)))
 
 
 def _matches(name: str, array, shape: tuple[int, ...], why: str) -> None:
@@ -106,6 +180,9 @@ def conv(
     precision: Any = None,
     preferred_element_type: Any = None,
     algorithm: str | Algorithms = "auto",
+    out_sharding: Any = None,
+    spatial_axis_names: str | Sequence[Any] | None = None,
+    spatial_sizes: Sequence[int | None] | None = None,
 ) -> jax.Array:
     """Convolution of an image with a kernel, in any number of spatial dimensions.
 
@@ -144,6 +221,13 @@ def conv(
             stays where the sum has it; ``"tuned"``, what `jconv.tune` measured as the fastest on this device, and
             ``"auto"`` where it measured nothing; a name; or `jconv.Algorithms` with one for each role. The gradients
             use theirs.
+        out_sharding: how the result is sharded over a mesh with explicit axes, a `jax.sharding.PartitionSpec` or
+            `NamedSharding`; by default as the operands say: batch and space as x, channels as the kernel.
+        spatial_axis_names: inside `jax.shard_map`, over which axis of the mesh (a name, or several) each spatial axis
+            is divided, None where it is whole. x is then a device's block of the image, and so is the result; all
+            that is said of padding is meant of the whole image, and rows of other devices are fetched.
+        spatial_sizes: with them the sizes of the whole image, where the last devices hold less than their block; None
+            is as many blocks as devices. Results beyond the whole one are zeros.
 
     Returns:
         ``[*batch, *output_spatial, out]``; `jconv.ConvSpec` tells the sizes beforehand.
@@ -166,7 +250,8 @@ def conv(
     """
     x, kernel = as_array(x, "x"), as_array(kernel, "kernel")
     out_dtype = result_dtype(common_dtype(x=x, kernel=kernel), preferred_element_type)
-    spec = ConvSpec(x.shape, kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count)
+    shape, over = _blocks(x, kernel.ndim - 2, spatial_axis_names, spatial_sizes)
+    spec = ConvSpec(shape, kernel.shape, strides, padding, input_dilation, kernel_dilation, feature_group_count)
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"activation: got {activation!r}, accepted is None, {nearest(str(activation), ACTIVATIONS)}")
     if activation is not None and activation not in OF_INTEGERS and jnp.issubdtype(out_dtype, jnp.integer):
@@ -177,7 +262,9 @@ def conv(
         known = [name for name in ACTIVATIONS if name not in ORDERED]
         raise TypeError(f"activation: got {activation!r} for a result of {out_dtype}, accepted are {known} there.")
     given = _bias(bias, spec.out_features, out_dtype, x.dtype, kernel.dtype)
-    return apply_role("forward", x, kernel, spec, algorithm, precision, out_dtype, given, activation, padding_mode)
+    return apply_role(
+        "forward", x, kernel, spec, algorithm, precision, out_dtype, padding_mode, out_sharding, given, activation, over
+    )
 
 
 def _transposed_axis(entry, size, window, stride, most, output_padding, output_size, axis) -> tuple[int, AxisPadding]:
@@ -236,6 +323,9 @@ def conv_transpose(
     precision: Any = None,
     preferred_element_type: Any = None,
     algorithm: str | Algorithms = "auto",
+    out_sharding: Any = None,
+    spatial_axis_names: str | Sequence[Any] | None = None,
+    spatial_sizes: Sequence[int | None] | None = None,
 ) -> jax.Array:
     """Transposed convolution: the gradient of `conv` with respect to its input, as a layer of its own.
 
@@ -264,6 +354,9 @@ def conv_transpose(
         preferred_element_type: dtype of the result, as for `conv`.
         algorithm: as for `conv`; the roles are those of the convolution that is transposed, so what runs
             forwards here is its ``input_grad``.
+        out_sharding: as for `conv`.
+        spatial_axis_names: as for `conv`.
+        spatial_sizes: as for `conv`.
 
     Returns:
         ``[*batch, *output_spatial, out]``.
@@ -316,8 +409,9 @@ def conv_transpose(
         if output_shape is None
         else per_axis(sequence(output_shape, "output_shape"), rank, "output_shape")
     )
-    batch = x.shape[: x.ndim - rank - 1]
-    image = x.shape[len(batch) : -1]
+    whole, over = _blocks(x, rank, spatial_axis_names, spatial_sizes)
+    batch = whole[: x.ndim - rank - 1]
+    image = whole[len(batch) : -1]
     axes = [
         _transposed_axis(entry, n, span(k, d), s, max(s, d) - 1, e, size, i)
         for i, (entry, n, k, d, s, e, size) in enumerate(
@@ -336,8 +430,10 @@ def conv_transpose(
         kernel_dilation=dilation,
         feature_group_count=groups,
     )
-    y = apply_role("input_grad", x, kernel, spec, algorithm, precision, out_dtype, padding_mode=padding_mode)
-    return finish_result(y, Finish(given))
+    options = padding_mode, out_sharding
+    y = apply_role("input_grad", x, kernel, spec, algorithm, precision, out_dtype, *options, over=over)
+    y = finish_result(y, Finish(given))
+    return y if over is None else shards.cut(y, spec.spatial, over)
 
 
 @named
@@ -440,6 +536,7 @@ def conv_input_grad(
     precision: Any = None,
     preferred_element_type: Any = None,
     algorithm: str | Algorithms = "auto",
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Backprop through `conv` to its input: the cotangent of x, given the one of y.
 
@@ -460,6 +557,7 @@ def conv_input_grad(
         precision: as for `conv`.
         preferred_element_type: dtype of the result.
         algorithm: as for `conv`; the role that runs is ``input_grad``.
+        out_sharding: as for `conv`.
 
     Returns:
         The cotangent of x, of shape ``input_shape``.
@@ -490,7 +588,7 @@ def conv_input_grad(
         feature_group_count,
     )
     _matches("g", g, spec.output_shape, f"the output of conv for input_shape {tuple(input_shape)}")
-    return apply_role("input_grad", g, kernel, spec, algorithm, precision, out_dtype, padding_mode=padding_mode)
+    return apply_role("input_grad", g, kernel, spec, algorithm, precision, out_dtype, padding_mode, out_sharding)
 
 
 @named
@@ -508,6 +606,7 @@ def conv_kernel_grad(
     precision: Any = None,
     preferred_element_type: Any = None,
     algorithm: str | Algorithms = "auto",
+    out_sharding: Any = None,
 ) -> jax.Array:
     """Backprop through `conv` to its kernel: the cotangent of the kernel, given the one of y.
 
@@ -528,6 +627,7 @@ def conv_kernel_grad(
         precision: as for `conv`.
         preferred_element_type: dtype of the result.
         algorithm: as for `conv`; the role that runs is ``kernel_grad``.
+        out_sharding: as for `conv`.
 
     Returns:
         The cotangent of the kernel, ``[*window, in // feature_group_count, out]``.
@@ -561,7 +661,7 @@ def conv_kernel_grad(
     kernel_shape = (*window, x.shape[-1] // groups, g.shape[-1])
     spec = ConvSpec(x.shape, kernel_shape, strides, padding, input_dilation, kernel_dilation, groups)
     _matches("g", g, spec.output_shape, f"the output of conv for x of shape {x.shape}")
-    return apply_role("kernel_grad", x, g, spec, algorithm, precision, out_dtype, padding_mode=padding_mode)
+    return apply_role("kernel_grad", x, g, spec, algorithm, precision, out_dtype, padding_mode, out_sharding)
 
 
 @named

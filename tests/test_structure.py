@@ -24,6 +24,7 @@ ORDER = [
     "_primitive",
     "_jaxprs",
     "_conv",
+    "sharding",
     "_layouts",
     "_accelerate",
     "lax",

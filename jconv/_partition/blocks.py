@@ -50,14 +50,14 @@ class Piece(NamedTuple):
 class Edge(NamedTuple):
     """Rows of the block of device `giver` that stand beyond the image in the window of device `rank`, from row `at` on.
 
-    `count` of them: from row `first` on, `step` (1, -1 or 0) apart.
+    `rows` of them: from row `first` on, `step` (1, -1 or 0) apart.
     """
 
     giver: int
     rank: int
     first: int
     step: int
-    count: int
+    rows: int
     at: int
 
 
@@ -103,7 +103,7 @@ class Blocks(NamedTuple):
     def moved(self) -> int:
         """Rows that come from other devices."""
         inner = sum(piece.last - piece.first for piece in self.pieces if piece.hop % self.devices)
-        return inner + sum(edge.count if edge.step else 1 for edge in self.edges if edge.giver != edge.rank)
+        return inner + sum(edge.rows if edge.step else 1 for edge in self.edges if edge.giver != edge.rank)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -149,8 +149,8 @@ def _extended(edges: list[Edge], more: Edge) -> list[Edge]:
     if not edges:
         return [more]
     *rest, last = edges
-    step = more.first - last.first if last.count == 1 else last.step
-    goes_on = more.first == last.first + step * last.count and more.at == last.at + last.count and abs(step) < 2
+    step = more.first - last.first if last.rows == 1 else last.step
+    goes_on = more.first == last.first + step * last.rows and more.at == last.at + last.rows and abs(step) < 2
     if goes_on and (more.giver, more.rank) == (last.giver, last.rank):
-        return [*rest, last._replace(step=step, count=last.count + 1)]
+        return [*rest, last._replace(step=step, rows=last.rows + 1)]
     return [*edges, more]

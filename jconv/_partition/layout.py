@@ -114,6 +114,30 @@ def _divides(index: str, names: tuple[str, ...], axes, spec: ConvSpec, mesh: Map
     return size is None or size % math.prod(mesh[name] for name in names) == 0
 
 
+def inferred(
+    spec: ConvSpec, role: Role, mesh: Mapping[str, int], given: Mapping[str, Entries]
+) -> tuple[Entries | None, str]:
+    """How a role's result is divided where its operands are divided as `given`; or None, and why that is open.
+
+    The result is divided along the indices that it has, as the operands are. A sum over b and space is made on all
+    devices that have a part of it; one over channels may be left to them, so that has to be said.
+    """
+    found: dict[str, str] = {}
+    axes: dict[str, tuple[str, ...]] = {}
+    for argument in OPERANDS[role]:
+        for at, (dim, names) in enumerate(zip(dims(argument, spec.rank), given[argument], strict=True)):
+            if not dim and names:
+                return None, f"the kernel's window is sharded over {names}"
+            for name, index in _read(dim, names, spec, mesh):
+                if found.setdefault(name, index) != index:
+                    return None, f"the mesh axis {name!r} shards axes of both operands that are not the same"
+                if index in contracted(role, spec.rank) and index in ("i", "c"):
+                    return None, f"channels that are summed over are sharded, axis {at} of {argument} over {name!r}"
+                if name not in axes.get(index, ()):
+                    axes[index] = (*axes.get(index, ()), name)
+    return Layout(axes, mesh).entries(RESULT[role], spec.rank), ""
+
+
 def rule(spec: ConvSpec, role: Role, bias: bool) -> tuple[str, dict[str, object]]:
     """How a role passes shardings on, in the notation of `jax.experimental.custom_partitioning`: text and options."""
     size = sizes(spec)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 from jax import numpy as jnp
 
-from .._algorithms.base import OPERANDS, RESULT, UNFINISHED, Call, Finish, Map, Reduced, pad, through
+from .._algorithms.base import OPERANDS, RESULT, UNFINISHED, Call, Finish, Map, Reduced, pad, through, zeros
 from .._padding import padded_spec, padding
 from .._plan import finish_result
 from .._spec import ConvSpec
@@ -16,7 +18,7 @@ from .layout import Layout
 
 
 def _masked(v: jax.Array, dim: int, rank: jax.Array, size: int) -> jax.Array:
-    """A block with zeros in what lies beyond the whole array's `size`; what stands there is nobody's."""
+    """A block with zeros in what lies beyond the whole array's `size`; what stands there belongs to nobody."""
     at = jax.lax.broadcasted_iota(jnp.int32, v.shape, dim) + rank * v.shape[dim]
     return jnp.where(at < size, v, jnp.zeros((), v.dtype))
 
@@ -27,7 +29,7 @@ def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...]) -> jax.A
     if of.size < of.block * of.devices:
         v = _masked(v, dim, rank, of.size)
     block = v
-    nothing = lambda rows: [jnp.zeros((*v.shape[:dim], rows, *v.shape[dim + 1 :]), v.dtype)] if rows else []
+    nothing = lambda rows: [zeros((*v.shape[:dim], rows, *v.shape[dim + 1 :]), v.dtype, v)] if rows else []
     parts, at = [], -low
     for piece in of.pieces:
         rows = jax.lax.slice_in_dim(v, piece.first, piece.last, axis=dim)
@@ -43,21 +45,21 @@ def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...]) -> jax.A
     else:
         window = jax.lax.dynamic_slice_in_dim(v, of.start(rank) + low, of.window, axis=dim)
     for edge in of.edges:
-        window += pad(_given(block, dim, edge, rank, names), dim, (edge.at, of.window - edge.at - edge.count))
+        window += pad(_given(block, dim, edge, rank, names), dim, (edge.at, of.window - edge.at - edge.rows))
     return window
 
 
 def _given(block: jax.Array, dim: int, edge: Edge, rank: jax.Array, names: tuple[str, ...]) -> jax.Array:
     """The rows of an edge on the device that they are for, zeros elsewhere."""
-    first = edge.first if edge.step >= 0 else edge.first - edge.count + 1
-    rows = jax.lax.slice_in_dim(block, first, first + (edge.count if edge.step else 1), axis=dim)
+    first = edge.first if edge.step >= 0 else edge.first - edge.rows + 1
+    rows = jax.lax.slice_in_dim(block, first, first + (edge.rows if edge.step else 1), axis=dim)
     if edge.giver == edge.rank:
         rows = jnp.where(rank == edge.rank, rows, jnp.zeros((), rows.dtype))
     else:
         rows = jax.lax.ppermute(rows, names, [(edge.giver, edge.rank)])
     if edge.step < 0:
         return jax.lax.rev(rows, (dim,))
-    shape = (*rows.shape[:dim], edge.count, *rows.shape[dim + 1 :])
+    shape = (*rows.shape[:dim], edge.rows, *rows.shape[dim + 1 :])
     return rows if edge.step else jnp.broadcast_to(rows, shape)
 
 
@@ -80,7 +82,7 @@ def _owning(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
             v = _masked(v, dim, rank, of.outputs)
         if of.extent == of.own:
             return v
-        out = jnp.zeros((*v.shape[:dim], of.extent, *v.shape[dim + 1 :]), v.dtype)
+        out = zeros((*v.shape[:dim], of.extent, *v.shape[dim + 1 :]), v.dtype, v)
         return jax.lax.dynamic_update_slice_in_dim(out, v, of.shift(rank), axis=dim)
 
     def transpose(v):
@@ -109,55 +111,97 @@ def _composed(maps: Sequence[Map]) -> Map:
     return Map(apply, transpose)
 
 
-def reduced(call: Call, modes: tuple[str, ...], over: Layout) -> tuple[Reduced, frozenset[str]]:
-    """A call as the sum over devices of T'(A x, B k, C y), and which of x and y are fetched from others.
+class Move(NamedTuple):
+    """Rows of an argument along a spatial axis that a device fetches from others, or that it sends and they add."""
 
-    Along each axis that is divided, one of x and y is fetched, the one whose rows are fewer bytes; where both are the
-    same that which is an operand; an axis that is padded by other than zeros has x fetched.
+    argument: str
+    axis: int
+    rows: int
+    elements: int
+    added: bool
+
+
+def reduced(call: Call, modes: tuple[str, ...], over: Layout, adding: bool = True) -> tuple[Reduced, list[Move]]:
+    """A call as the sum over devices of T'(A x, B k, C y), and what moves between them for A and C.
+
+    Along each axis that is divided, one of x and y is fetched, the one of which fewer bytes move; where both are the
+    same that which is an operand. Without `adding` it is an operand, so that nothing of the result is sent and added;
+    an axis that is padded by other than zeros has x fetched.
     """
-    spec, operands = call.spec, OPERANDS[call.role]
-    groups, batch = over.parts("g"), spec.x_shape[0]
-    whole = tuple(mode if over.parts(f"s{j}") == 1 else "zeros" for j, mode in enumerate(modes))
+    spec, operands, parts = call.spec, OPERANDS[call.role], [over.parts(f"s{j}") for j in range(call.spec.rank)]
+    whole = tuple("zeros" if parts[j] > 1 else mode for j, mode in enumerate(modes))
     local = list(padded_spec(spec, whole).axes)
-    maps: dict[str, list[Map]] = {"x": [padding(spec, whole)] if set(whole) - {"zeros"} else [], "y": []}
-    from_others = set()
+    held = {"x": list(block("x", spec, over)), "y": list(block("y", spec, over))}  # while it is fetched axis by axis
+    maps: dict[str, list[Map]] = {"x": [], "y": []}
+    if set(whole) - {"zeros"}:
+        maps["x"].append(padding(spec, whole))
+        held["x"][1:-1] = [n if parts[j] > 1 else local[j].n for j, n in enumerate(held["x"][1:-1])]
+    moves = []
     for j, axis in enumerate(spec.axes):
-        names, parts = over.names(f"s{j}"), over.parts(f"s{j}")
-        if parts == 1:
+        if parts[j] == 1:
             continue
-        choices, mode = [], modes[j] if modes else "zeros"
+        mode, names, choices = modes[j] if modes else "zeros", over.names(f"s{j}"), []
         for letter, other in ("xy", "yx") if mode == "zeros" else ("xy",):
-            of = blocks(axis, parts, mode) if letter == "x" else blocks(exchanged(axis), parts)
-            shape = spec.x_shape if letter == "x" else spec.output_shape
-            row = shape[-1] * _product(n for i, n in enumerate(shape[1:-1]) if i != j)
-            choices.append((of.moved * row, letter not in operands, letter, other, of))
-        _, _, letter, other, of = min(choices, key=lambda choice: choice[:2])
+            of = blocks(axis, parts[j], mode) if letter == "x" else blocks(exchanged(axis), parts[j])
+            elements = of.moved * math.prod(n for i, n in enumerate(held[letter]) if i != 1 + j)
+            added = letter not in operands
+            if adding or not added:
+                width = call.accumulator.itemsize if added else call.dtype.itemsize
+                choices.append((elements * width, added, elements, letter, other, of))
+        if not choices:
+            raise ValueError(
+                f"padding_mode: got {mode!r} along spatial axis {j}, which is divided over {names}; accepted in "
+                "a transposed convolution is 'zeros' there."
+            )
+        _, added, elements, letter, other, of = min(choices, key=lambda choice: choice[:2])
         maps[letter].append(_fetching(1 + j, of, names))
         maps[other].append(_owning(1 + j, of, names))
         local[j] = of.local if letter == "x" else exchanged(of.local)
-        if of.moved:
-            from_others.add(letter)
+        held[letter][1 + j], held[other][1 + j] = of.window, of.extent
+        if elements:
+            moves.append(Move(letter, j, of.moved, elements, added))
+    batch = spec.x_shape[0]
     if call.role == "kernel_grad" and batch % over.parts("b"):
         for each in maps.values():
             each.append(_images(batch, over.names("b")))
-    (*window, per_group, out), ours = spec.kernel_shape, spec.feature_group_count // groups
     inside = ConvSpec(
-        (-(-batch // over.parts("b")), *(a.n for a in local), spec.in_features // groups // over.parts("i")),
-        (*window, per_group // over.parts("i"), out // groups // over.parts("c")),
+        tuple(held["x"]),
+        block("k", spec, over),
         strides=spec.strides,
-        padding=tuple((a.lo, a.hi) for a in local),
+        padding=tuple((axis.lo, axis.hi) for axis in local),
         input_dilation=spec.input_dilation,
         kernel_dilation=spec.kernel_dilation,
-        feature_group_count=ours,
+        feature_group_count=spec.feature_group_count // over.parts("g"),
     )
-    return Reduced(inside, x=_composed(maps["x"]), y=_composed(maps["y"])), frozenset(from_others)
+    return Reduced(inside, x=_composed(maps["x"]), y=_composed(maps["y"])), moves
 
 
-def _product(values) -> int:
-    out = 1
-    for value in values:
-        out *= value
-    return out
+def block(argument: str, spec: ConvSpec, over: Layout) -> tuple[int, ...]:
+    """The shape of what a device has of an argument; blocks of uneven sizes are as large as the largest."""
+    shape = {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}[argument]
+    entries = over.entries(argument, spec.rank)
+    return tuple(-(-n // math.prod(over.mesh[e] for e in names)) for n, names in zip(shape, entries, strict=True))
+
+
+def within(
+    a: jax.Array, b: jax.Array, call: Call, modes: tuple[str, ...], over: Layout, compute: Callable
+) -> jax.Array:
+    """The same inside `jax.shard_map`, for roles that give x or y: made of operations that JAX differentiates.
+
+    `compute(a, b, spec)` computes the geometry that a device is left with. Results beyond the whole one are zeros.
+    """
+    form, _ = reduced(call, modes, over, adding=False)
+    out = through(form, a, b, call, lambda a, b: compute(a, b, form.spec))
+    return cut(out, call.spec.output_spatial if RESULT[call.role] == "y" else call.spec.spatial, over)
+
+
+def cut(v: jax.Array, sizes: Sequence[int], over: Layout) -> jax.Array:
+    """Zeros in what lies beyond the sizes of a whole image's spatial axes."""
+    first = v.ndim - len(sizes) - 1
+    for j, size in enumerate(sizes):
+        if size % over.parts(f"s{j}"):
+            v = _masked(v, first + j, jax.lax.axis_index(over.names(f"s{j}")), size)
+    return v
 
 
 def run(
@@ -169,11 +213,11 @@ def run(
 
     What is summed over devices is summed in the accumulator, and finished after that.
     """
-    form, from_others = reduced(call, modes, over)
+    form, moves = reduced(call, modes, over)
     names = over.summed(call.role, call.spec.rank)
     inside, left = finish, UNFINISHED
     local = call._replace(spec=form.spec)
-    if names or RESULT[call.role] in from_others:
+    if names or any(move.added for move in moves):
         inside, left, local = UNFINISHED, finish, local._replace(out_dtype=call.accumulator)
 
     def inner(a, b):

@@ -217,6 +217,7 @@ def Conv(
     param_dtype: Any = jnp.float32,
     precision: Any = None,
     algorithm: Any = "auto",
+    out_sharding: Any = None,
     name: str | None = None,
 ) -> Layer:
     """Convolution layer: y = conv(x, kernel) + bias.
@@ -237,6 +238,7 @@ def Conv(
         param_dtype: of the parameters.
         precision: as for `jconv.conv`.
         algorithm: as for `jconv.conv`.
+        out_sharding: as for `jconv.conv`.
         name: of its parameters in a `Sequential`.
 
     Returns:
@@ -272,7 +274,12 @@ def Conv(
             "input_dilation": input_dilation,
             "kernel_dilation": kernel_dilation,
         },
-        options={"padding_mode": padding_mode, "precision": precision, "algorithm": algorithm},
+        options={
+            "padding_mode": padding_mode,
+            "precision": precision,
+            "algorithm": algorithm,
+            "out_sharding": out_sharding,
+        },
     )
 
 
@@ -292,6 +299,7 @@ def DepthwiseConv(
     param_dtype: Any = jnp.float32,
     precision: Any = None,
     algorithm: Any = "auto",
+    out_sharding: Any = None,
     name: str | None = None,
 ) -> Layer:
     """Depthwise convolution: each channel has its own kernels, y[., g m + j] = conv(x[., g], kernel[., g m + j]).
@@ -310,6 +318,7 @@ def DepthwiseConv(
         param_dtype: of the parameters.
         precision: as for `jconv.conv`.
         algorithm: as for `jconv.conv`.
+        out_sharding: as for `jconv.conv`.
         name: of its parameters in a `Sequential`.
 
     Returns:
@@ -339,7 +348,12 @@ def DepthwiseConv(
         param_dtype=param_dtype,
         name=name,
         geometry_options={"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation},
-        options={"padding_mode": padding_mode, "precision": precision, "algorithm": algorithm},
+        options={
+            "padding_mode": padding_mode,
+            "precision": precision,
+            "algorithm": algorithm,
+            "out_sharding": out_sharding,
+        },
     )
 
 
@@ -360,6 +374,7 @@ def SeparableConv(
     param_dtype: Any = jnp.float32,
     precision: Any = None,
     algorithm: Any = "auto",
+    out_sharding: Any = None,
     name: str | None = None,
 ) -> Layer:
     """Depthwise, then pointwise: y = conv(conv(x, depthwise), pointwise) + bias.
@@ -379,6 +394,7 @@ def SeparableConv(
         param_dtype: of the parameters.
         precision: as for `jconv.conv`.
         algorithm: as for `jconv.conv`.
+        out_sharding: as for `jconv.conv`.
         name: of its parameters in a `Sequential`.
 
     Returns:
@@ -408,7 +424,7 @@ def SeparableConv(
         name="depthwise",
         **common,
     )
-    pointwise = Conv(features, 1, use_bias=use_bias, name="pointwise", **common)
+    pointwise = Conv(features, 1, use_bias=use_bias, name="pointwise", out_sharding=out_sharding, **common)
     return dataclasses.replace(Sequential(depthwise, pointwise), name=name, kind="SeparableConv")
 
 
@@ -505,6 +521,7 @@ def ConvTranspose(
     param_dtype: Any = jnp.float32,
     precision: Any = None,
     algorithm: Any = "auto",
+    out_sharding: Any = None,
     name: str | None = None,
 ) -> Layer:
     """Transposed convolution layer: y = conv_transpose(x, kernel) + bias.
@@ -525,6 +542,7 @@ def ConvTranspose(
         param_dtype: of the parameters.
         precision: as for `jconv.conv_transpose`.
         algorithm: as for `jconv.conv_transpose`.
+        out_sharding: as for `jconv.conv_transpose`.
         name: of its parameters in a `Sequential`.
 
     Returns:
@@ -545,7 +563,12 @@ def ConvTranspose(
     features = integer(features, "features", minimum=1)
     feature_group_count = integer(feature_group_count, "feature_group_count", minimum=1)
     geometry_options = {"strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
-    options = {"padding_mode": padding_mode, "precision": precision, "algorithm": algorithm}
+    options = {
+        "padding_mode": padding_mode,
+        "precision": precision,
+        "algorithm": algorithm,
+        "out_sharding": out_sharding,
+    }
     checked = {**geometry_options, "output_padding": output_padding}
     _check_options(kernel_size, checked, options, dtype=dtype, param_dtype=param_dtype)
     if features % feature_group_count:
