@@ -193,7 +193,8 @@ def _part(platform: str | None, *operands, request: Request):
         return _by(resolve(asked, call).plan, a, b, call, finish)
 
     call = request.call(a.dtype, platform)._replace(spec=request.spec)
-    return shards.run(a, b, call, request.modes, request.finish(*bias), over, compute)
+    with keeps_64_bits(call.dtype, call.out_dtype):  # the compiler asks from a thread without the program's context
+        return shards.run(a, b, call, request.modes, request.finish(*bias), over, compute)
 
 
 def _is_spread(context: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What must be set before jax and Keras start: two CPU devices, for the sharding tests, and Keras on JAX.
+"""What must be set before jax and Keras start: eight CPU devices, for the sharding tests, and Keras on JAX.
 
 With JCONV_TEST_PLATFORM=gpu in the environment (`make test-gpu`) the tests run on a GPU. There products are asked for in
 full precision, since by default they are of numbers rounded to 10 bits (tf32); and what needs two devices is skipped on one.
@@ -27,7 +27,7 @@ ON_GPU = os.environ.get("JCONV_TEST_PLATFORM", "") == "gpu"
 # Compilation takes most of the time of the tests, and with these options half of it or less. What XLA_FLAGS says prevails.
 flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if not ON_GPU:
-    flags += ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
+    flags += ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):  # later versions do not know this one
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
@@ -66,8 +66,9 @@ def modes(request):
 def devices(request):
     """Skips what needs more devices than there are."""
     found = jax.devices()
-    if request.node.get_closest_marker("two_devices") and len(found) < 2:
-        pytest.skip(f"needs two devices, here is one: {found[0].device_kind}")
+    for name, count in (("two_devices", 2), ("eight_devices", 8)):
+        if request.node.get_closest_marker(name) and len(found) < count:
+            pytest.skip(f"needs {count} devices, here are {len(found)}: {found[0].device_kind}")
 
 
 @pytest.fixture(autouse=True)
