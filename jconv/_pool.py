@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -12,9 +13,11 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._algorithms.base import accumulator
+from ._conv import explicit_axes
 from ._dtypes import FLOATS, INTEGERS, as_array, check_dtype
 from ._names import named
 from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
+from ._windows import Geometry, lowest, max_of_windows
 
 REALS = tuple(name for name in (*FLOATS, *INTEGERS) if not name.startswith("complex"))
 
@@ -116,8 +119,14 @@ def max_pool(
     x = as_array(x, "x")
     check_dtype(x.dtype, "x", REALS)
     each = windows(x.shape, window_shape, strides, padding, ceil_mode)
-    lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return each.over_each(x, np.asarray(lowest, x.dtype), lax.max, each.reach)
+    if any(isinstance(n, int) and n == 0 for n in x.shape):
+        return each.over_each(x, np.asarray(lowest(x.dtype), x.dtype), lax.max, each.reach)
+    run = functools.partial(max_of_windows, geometry=Geometry(each.window, each.strides, each.reach))
+    mesh = jax.typeof(x).sharding.mesh
+    if explicit := explicit_axes(mesh):
+        out = jax.typeof(x).sharding
+        return cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=out))(x)
+    return run(x)
 
 
 @named

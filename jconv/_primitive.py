@@ -38,8 +38,10 @@ from jax import numpy as jnp
 from jax.extend.core import ClosedJaxpr as ClosedJaxpr
 from jax.extend.core import Jaxpr as Jaxpr
 from jax.extend.core import Literal as Literal
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.extend.core import Primitive as Primitive
+from jax.interpreters import ad as ad
+from jax.interpreters import batching as batching
+from jax.interpreters import mlir as mlir
 
 from ._algorithms._activations import ACTIVATIONS, activated
 from ._algorithms.base import OPERANDS, RESULT, Call, Finish, Reduced, Role, promoted, through, zeros
@@ -74,22 +76,22 @@ def bind(a, b, bias=None, *, request: Request) -> jax.Array:
         dtype = promoted(a.dtype, b.dtype)
         a, b = a.astype(dtype), b.astype(dtype)
     operands = [a, b] if bias is None else [a, b, bias]
-    varying = frozenset().union(*(jax.typeof(v).mat.varying for v in operands))
-    operands = [_varying(v, varying) for v in operands]
+    operands = alike(*operands)
     if isinstance(request.plan, Plan):
         request.plan.check(request.call(a.dtype))
     primitive = conv_p if bias is None and request.activation is None else finished_p
     return primitive.bind(*operands, request=request)
 
 
-def _varying(v, axes):
-    """`v`, marked as varying over the manual axes of `shard_map` that it does not vary over yet.
+def alike(*operands) -> list[Any]:
+    """The operands, each marked as varying over all manual axes of `shard_map` that one of them varies over.
 
     The transpose of that mark is the sum over those axes. Without it the gradient of a replicated kernel
     would silently be that of one device's share.
     """
-    missing = tuple(axis for axis in axes if axis not in jax.typeof(v).mat.varying)
-    return jax.lax.pcast(v, missing, to="varying") if missing else v
+    axes = frozenset().union(*(jax.typeof(v).mat.varying for v in operands))
+    missing = [tuple(axis for axis in axes if axis not in jax.typeof(v).mat.varying) for v in operands]
+    return [jax.lax.pcast(v, m, to="varying") if m else v for v, m in zip(operands, missing, strict=True)]
 
 
 # Shapes and execution ------------------------------------------------------------------------------------
@@ -204,20 +206,30 @@ def _is_spread(context: Any) -> bool:
     return (getattr(context, "num_devices", None) or 1) > 1
 
 
+def divisible(ctx) -> tuple[int, Any]:
+    """How many devices the compiler divides a program among that can be told how, 1 for none, and a context to tell it.
+
+    That way asks for the devices, of which it uses the number.
+    """
+    module = ctx.module_context
+    context = module.axis_context
+    if module.lowering_parameters.for_export or not _is_spread(context) or not spmd.able(context):
+        return 1, ctx
+    given = dataclasses.replace(context, device_assignment=(this_device(),) * context.num_devices)
+    return context.num_devices, ctx.replace(module_context=module.replace(axis_context=given))
+
+
 def _lower(platform: str | None, ctx, *operands, request: Request):
     """The lowering of a call; where the compiler divides a program among devices, it divides the call as it is told."""
     module = ctx.module_context
-    context, portable = module.axis_context, module.lowering_parameters.for_export
-    spread = _is_spread(context)
+    portable, spread = module.lowering_parameters.for_export, _is_spread(module.axis_context)
     run = functools.partial(_run, platform, request=request, portable=portable, whole=spread)
-    if spread and not portable and not request.spec.is_empty and spmd.able(context):
-        # That way asks for the devices, of which it uses the number.
-        given = dataclasses.replace(context, device_assignment=(this_device(),) * context.num_devices)
-        ctx = ctx.replace(module_context=module.replace(axis_context=given))
+    devices, told = divisible(ctx)
+    if devices > 1 and not request.spec.is_empty:
         a, _, *bias = ctx.avals_in
         part = functools.partial(_part, platform, request=request)
         call = request.call(a.dtype, platform)._replace(spec=request.spec)
-        run = spmd.divided(run, part, call, context.num_devices, bool(bias))
+        run, ctx = spmd.divided(run, part, call, devices, bool(bias)), told
     return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
 

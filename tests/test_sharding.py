@@ -443,3 +443,63 @@ def test_bytes_of_a_device_do_not_grow_with_the_mesh():
     for role in ROLES:
         found = {n: plan((2, 16 * n, 64, 8), (5, 5, 8, 8), {"s": n}, x_spec=(None, "s"), role=role) for n in (2, 4, 8)}
         assert len({(p.fetched_bytes, p.added_bytes, p.summed_bytes) for p in found.values()}) == 1
+
+
+# Pools and networks --------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("parts", "n", "k", "s", "pads"),
+    [(4, 27, 5, 1, (3, 1)), (3, 28, 4, 2, (1, 0)), (3, 18, 4, 1, (1, 3)), (4, 6, 2, 1, (1, 1)), (8, 32, 3, 2, (1, 1))],
+)
+@pytest.mark.parametrize("pool", [jconv.max_pool, jconv.avg_pool])
+def test_pools_over_space(pool, parts, n, k, s, pads):
+    """XLA's own gradient of a maximum is wrong in the first four."""
+    mesh = mesh_of(1, parts)
+    spread = NamedSharding(mesh, P("d", "h"))
+    fn = lambda x: pool(x, (k, 2), strides=(s, 2), padding=(pads, (0, 0)))
+    both = lambda x: (fn(x), jax.grad(lambda x: jnp.sum(jnp.sin(fn(x))))(x))
+    x = draw((2, n, 6, 3))
+    rest = -n % parts
+
+    def over_devices(tall):
+        y, x_bar = both(jax.lax.with_sharding_constraint(tall[:, :n], spread))
+        high = -y.shape[1] % parts
+        padded = jnp.pad(y, ((0, 0), (0, high), (0, 0), (0, 0))), jnp.pad(x_bar, ((0, 0), (0, rest), (0, 0), (0, 0)))
+        return tuple(jax.lax.with_sharding_constraint(v, spread) for v in padded)
+
+    compiled = (
+        jax.jit(over_devices).lower(jax.device_put(np.pad(x, ((0, 0), (0, rest), (0, 0), (0, 0))), spread)).compile()
+    )
+    got = compiled(jax.device_put(np.pad(x, ((0, 0), (0, rest), (0, 0), (0, 0)), constant_values=9), spread))
+    for a, b in zip(got, jax.jit(both)(x), strict=True):
+        np.testing.assert_allclose(a[:, : b.shape[1]], b, atol=1e-5)
+    assert not moved(compiled)["all-gather"]
+
+
+@pytest.mark.parametrize(("name", "mesh"), [("resnet18", (8, 1)), ("unet", (2, 4))])
+def test_networks(name, mesh):
+    """Losses and gradients are those of one device; statistics are those of the whole batch; nothing is gathered."""
+    options = {"classes": 3, "width": 8} | ({"batch_norm": True, "levels": 2} if name == "unet" else {})
+    net = getattr(jconv.models, name)(**options)
+    x = draw((8, 32, 32, 3))
+    params, state = jax.jit(net.init, static_argnums=1)(jax.random.key(0), x.shape)
+
+    def loss(params, state, x):
+        y, state = net.apply(params, state, x, train=True)
+        return jnp.mean(jnp.square(y - 1)), state
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    (want, want_state), want_grads = jax.jit(step)(params, state, x)
+    over = mesh_of(*mesh)
+    whole, spread = NamedSharding(over, P()), NamedSharding(over, P("d", "h"))
+    placed = *jax.device_put((params, state), whole), jax.device_put(x, spread)
+    compiled = jax.jit(step, out_shardings=whole).lower(*placed).compile()
+    (got, got_state), grads = compiled(*placed)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves((got_state, grads)), jax.tree.leaves((want_state, want_grads)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=5e-3, atol=5e-4 * max(1.0, float(np.max(np.abs(b)))))
+    found = moved(compiled)
+    assert not found["all-gather"]
+    if mesh[1] == 1:
+        size = sum(v.size * 4 for v in jax.tree.leaves((params, state)))
+        assert set(found) == {"all-reduce"}
+        assert found["all-reduce"] <= 1.05 * size

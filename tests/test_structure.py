@@ -30,6 +30,7 @@ ORDER = [
     "lax",
     "_signal",
     "_stream",
+    "_windows",
     "_pool",
     "initializers",
     "layers",

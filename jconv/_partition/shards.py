@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import numpy as jnp
@@ -23,8 +23,8 @@ def _masked(v: jax.Array, dim: int, rank: jax.Array, size: int) -> jax.Array:
     return jnp.where(at < size, v, jnp.zeros((), v.dtype))
 
 
-def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...]) -> jax.Array:
-    """The window of each device, from their blocks: F of `blocks`."""
+def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...], fill: Any = 0) -> jax.Array:
+    """The window of each device, from their blocks: F of `blocks`; beyond the image is `fill`."""
     rank, low, high = jax.lax.axis_index(names), of.low, of.high
     if of.size < of.block * of.devices:
         v = _masked(v, dim, rank, of.size)
@@ -44,6 +44,9 @@ def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...]) -> jax.A
         window = jax.lax.slice_in_dim(v, of.starts[0] + low, of.starts[0] + low + of.window, axis=dim)
     else:
         window = jax.lax.dynamic_slice_in_dim(v, of.start(rank) + low, of.window, axis=dim)
+    if fill != 0:
+        at = jax.lax.broadcasted_iota(jnp.int32, window.shape, dim) + of.start(rank) + rank * of.block
+        window = jnp.where((at >= 0) & (at < of.size), window, jnp.full((), fill, window.dtype))
     for edge in of.edges:
         window += pad(_given(block, dim, edge, rank, names), dim, (edge.at, of.window - edge.at - edge.rows))
     return window
@@ -63,7 +66,8 @@ def _given(block: jax.Array, dim: int, edge: Edge, rank: jax.Array, names: tuple
     return rows if edge.step else jnp.broadcast_to(rows, shape)
 
 
-def _fetching(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
+def fetching(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
+    """F and its transpose, which sends back and adds."""
     apply = lambda v: fetched(v, dim, of, names)
 
     def transpose(v):
@@ -73,8 +77,8 @@ def _fetching(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
     return Map(apply, transpose)
 
 
-def _owning(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
-    """Each device's own outputs, among those that it computes."""
+def owning(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
+    """M: each device's own outputs, among those that it computes."""
 
     def apply(v):
         rank = jax.lax.axis_index(names)
@@ -97,7 +101,9 @@ def _images(size: int, names: tuple[str, ...]) -> Map:
     return Map(lambda v: _masked(v, 0, jax.lax.axis_index(names), size), lambda v: v)
 
 
-def _composed(maps: Sequence[Map]) -> Map:
+def composed(maps: Sequence[Map]) -> Map:
+    """One map after the other."""
+
     def apply(v):
         for each in maps:
             v = each.apply(v)
@@ -154,8 +160,8 @@ def reduced(call: Call, modes: tuple[str, ...], over: Layout, adding: bool = Tru
                 "a transposed convolution is 'zeros' there."
             )
         _, added, elements, letter, other, of = min(choices, key=lambda choice: choice[:2])
-        maps[letter].append(_fetching(1 + j, of, names))
-        maps[other].append(_owning(1 + j, of, names))
+        maps[letter].append(fetching(1 + j, of, names))
+        maps[other].append(owning(1 + j, of, names))
         local[j] = of.local if letter == "x" else exchanged(of.local)
         held[letter][1 + j], held[other][1 + j] = of.window, of.extent
         if elements:
@@ -173,7 +179,7 @@ def reduced(call: Call, modes: tuple[str, ...], over: Layout, adding: bool = Tru
         kernel_dilation=spec.kernel_dilation,
         feature_group_count=spec.feature_group_count // over.parts("g"),
     )
-    return Reduced(inside, x=_composed(maps["x"]), y=_composed(maps["y"])), moves
+    return Reduced(inside, x=composed(maps["x"]), y=composed(maps["y"])), moves
 
 
 def block(argument: str, spec: ConvSpec, over: Layout) -> tuple[int, ...]:

@@ -90,29 +90,53 @@ def able(context: Any) -> bool:
     return hasattr(context, "device_assignment") and bool(getattr(jax.config, "jax_use_shardy_partitioner", False))
 
 
-def divided(whole: Callable, compute: Callable, call: Call, devices: int, bias: bool) -> Callable:
-    """`whole(*operands)`, which the compiler divides: each device calls `compute(*operands, layout)` with its parts."""
-    role, rank = call.role, call.spec.rank
-    letters = [*OPERANDS[role], *(["bias"] if bias else [])]
-    itemsizes = dict.fromkeys("xky", call.dtype.itemsize) | {RESULT[role]: call.out_dtype.itemsize}
+def partitioned(
+    whole: Callable,
+    rule: tuple[str, dict[str, Any]],
+    devices: int,
+    kinds: Sequence[str],
+    choose: Callable[[dict[str, int], dict[str, Entries]], tuple[Callable[[str], Entries], Callable]],
+) -> Callable:
+    """`whole(*operands)`, which the compiler divides.
+
+    `kinds` name the operands and the result. `choose(mesh, given)` is told how those are divided, by axes of a mesh
+    that is found, and gives how they are to be, by kind, and what each device calls with its parts.
+    """
 
     def partition(_, operands, result):
-        shapes = dict(zip([*letters, RESULT[role]], [*operands, result], strict=True))
-        held = {name: tiles(v.sharding, len(v.shape), devices) for name, v in shapes.items()}
-        held.pop("bias", None)
+        held = {
+            kind: tiles(v.sharding, len(v.shape), devices) for kind, v in zip(kinds, [*operands, result], strict=True)
+        }
         mesh, given = mesh_of(held, devices)
-        over = layout(call.spec, mesh, given, itemsizes)
+        entries, compute = choose(mesh, given)
         abstract = AbstractMesh(tuple(mesh.values()), tuple(mesh))
-        shard = lambda name: NamedSharding(
-            abstract, PartitionSpec(*(names or None for names in over.entries(name, rank)))
+        *shards, last = (
+            NamedSharding(abstract, PartitionSpec(*(names or None for names in entries(kind)))) for kind in kinds
         )
-        return abstract, lambda *v: compute(*v, over), shard(RESULT[role]), tuple(map(shard, letters))
 
-    text, options = rule(call.spec, role, bias)
+        def part(*operands):
+            with jax.sharding.use_abstract_mesh(AbstractMesh((), ())):  # the program's own is no matter of a part's
+                return compute(*operands)
+
+        return abstract, part, last, tuple(shards)
 
     @custom_partitioning
     def function(*operands):
         return jax.jit(whole)(*operands)  # inside of which constants may stand
 
+    text, options = rule
     function.def_partition(partition, sharding_rule=text, decode_shardings=False, **options)
     return function
+
+
+def divided(whole: Callable, compute: Callable, call: Call, devices: int, bias: bool) -> Callable:
+    """`whole(*operands)` of a role, of which each device calls `compute(*operands, layout)` with its parts."""
+    role, rank = call.role, call.spec.rank
+    itemsizes = dict.fromkeys("xky", call.dtype.itemsize) | {RESULT[role]: call.out_dtype.itemsize}
+
+    def choose(mesh, given):
+        over = layout(call.spec, mesh, {kind: given[kind] for kind in "xky" if kind in given}, itemsizes)
+        return lambda kind: over.entries(kind, rank), lambda *v: compute(*v, over)
+
+    kinds = [*OPERANDS[role], *(["bias"] if bias else []), RESULT[role]]
+    return partitioned(whole, rule(call.spec, role, bias), devices, kinds, choose)
