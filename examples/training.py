@@ -12,7 +12,8 @@ A script says what its data, its network, its loss and its pictures are:
         sys.exit(training.main(run, parser()))
 
 The order of the examples and every random number are functions of the seed and the step alone, so a training that was
-stopped and resumed gives the same numbers, bit for bit on one device, as one that was not.
+stopped and resumed gives the same numbers, bit for bit on one device, as one that was not. Over several devices and
+processes (`devices.py`) sums are in another order; how many there are may change when a training is resumed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import checkpoints
+import devices
 import files
 import jax
 import numpy as np
@@ -45,6 +47,7 @@ from jconv.layers import Layer
 AHEAD = 8  # steps that are handed to the device before the loss of the first of them is read
 # Options that a resumed run may have otherwise; of "data", the content is compared.
 NOT_OF_THE_TRAINING = {"out", "resume", "checkpoint_every", "data", "predict", "script", "seeds"}
+NOT_OF_THE_TRAINING |= {"mesh", "processes", "process", "coordinator", "saved"}
 
 
 class Interrupted(Exception):
@@ -107,6 +110,7 @@ def parser(
         help=f"save after every N steps too, not only after each epoch; the last {checkpoints.KEPT} are kept",
     )
     add("--quick", action="store_true", help=quick)
+    devices.add_options(made)
     return made
 
 
@@ -133,7 +137,9 @@ def main(
     args.script = made.prog
     again = [*sys.argv[:1], *(sys.argv[1:] if argv is None else argv)]
     try:
-        run(args)
+        devices.connect(args)
+        with devices.one_writes(args):
+            run(args)
     except (InputError, OSError) as error:  # OSError: a full disk, a file that may not be read
         print(f"{made.prog}: error: {error}", file=sys.stderr)
         return 2
@@ -171,12 +177,12 @@ def make_step(loss: Callable, optimizer: optax.GradientTransformation) -> Any:
     """One step of training as a compiled function.
 
     `loss(params, state, batch, key)` gives the loss and the new state of the layers; `batch` has the rows of this step
-    of every array in `data`, which stays on the device.
+    of every array in `data`, which stays on the device. Over several devices rows is None, and data has no others.
     """
 
     @partial(jax.jit, donate_argnums=0)
     def step(train: TrainState, data, rows, key):
-        batch = jax.tree.map(lambda array: array[rows], data)
+        batch = data if rows is None else jax.tree.map(lambda array: array[rows], data)
         (value, state), grads = jax.value_and_grad(loss, has_aux=True)(train.params, train.state, batch, key)
         updates, moments = optimizer.update(grads, train.moments, train.params)
         return TrainState(optax.apply_updates(train.params, updates), state, moments), value
@@ -213,19 +219,20 @@ class Run:
     """
 
     def __init__(self, args: argparse.Namespace):
-        self.args, self.out = args, files.prepare_folder(args.out)
+        self.args, self.out, self.devices = args, files.prepare_folder(args.out), devices.devices(args)
         self.rows: list[dict[str, Any]] = []
         self.options = json.loads(json.dumps(vars(args), default=str))
         self.config = dict(self.options)
         self.note(jax=jax.__version__, device=jax.devices()[0].device_kind)
-        folder = self.out / "checkpoints"
+        folder = args.saved / "checkpoints"  # one for all processes
         found = folder.is_dir() and any(folder.iterdir())
         if args.resume and not found:
             print(f"--resume: there is no checkpoint in {folder}, so this starts anew")
-        elif found and not args.resume:
+        elif found and not args.resume and args.process == 0:
             numbers = (number for number in range(1, sys.maxsize) if not folder.with_suffix(f".{number}").exists())
             aside = folder.rename(folder.with_suffix(f".{next(numbers)}"))
             print(f"{folder} is of an earlier run, and is now {aside.name}; with --resume this would have gone on")
+        self.devices.together("folders are prepared")
 
     def note(self, **facts: Any) -> None:
         """Adds to config.json."""
@@ -257,34 +264,43 @@ class Run:
             seed: of the order and of the keys; by default that of the arguments.
             unit: what the training examples are, for the rate at which they are trained on.
         """
-        args, seed = self.args, int(self.args.seed if seed is None else seed)
+        args, several, seed = self.args, self.devices, int(self.args.seed if seed is None else seed)
         size, examples, title = args.batch_size, len(jax.tree.leaves(data)[0]), name or "training"
         total = num_steps(args, examples)
+        several.check(size)
         per_epoch = total // args.epochs
-        folder = self.out / "checkpoints" / name
+        folder = args.saved / "checkpoints" / name
         settings = {option: value for option, value in self.options.items() if option not in NOT_OF_THE_TRAINING}
         content = f"{examples:,} examples, SHA-256 {_sha256(data)[:16]}"
         settings |= {"the script": args.script, "seed": seed, "the training data": content}
 
-        data, key = jax.tree.map(jnp.asarray, data), jax.random.key(seed)
+        data, key = jax.tree.map(np.asarray if several.mesh else jnp.asarray, data), jax.random.key(seed)
         saved = {"train": start, "key": jax.random.key_data(key)}
-        state = jax.tree.map(jnp.array, start)  # a copy: the step gives the memory of what it is called with away
+        state = several.everywhere(start)  # a copy: the step gives the memory of what it is called with away
         done, losses, rows = 0, [], []  # the losses of this epoch
-        found = (
-            checkpoints.restore(folder, saved, partial(_check_same, folder, settings, saved)) if args.resume else None
-        )
+        found, check = None, partial(_check_same, folder, settings, saved)
+        for reads in ("the first process", "the others"):  # the first one puts damaged ones aside
+            turn = (reads == "the others") == bool(args.process)
+            found = checkpoints.restore(folder, saved, check) if args.resume and turn else found
+            several.together(f"{reads} did read {name}")
         if found is not None:
-            saved = jax.tree.map(jnp.array, found.state)
-            state, key, done = saved["train"], jax.random.wrap_key_data(saved["key"]), found.step
+            key, done = jax.random.wrap_key_data(jnp.array(found.state["key"])), found.step
+            state = several.everywhere(found.state["train"])
             losses, rows = found.info["losses"], found.info["rows"]
             print(f"{title}: going on after step {done} of {total}", flush=True)
         before = list(self.rows)
         self._write(before + rows)
         if done == total:
-            return state, rows
+            return jax.device_get(state) if several.mesh else state, rows
 
-        rows_like, key_like = np.zeros(size, np.int32), jax.random.fold_in(key, 0)
-        step = step.lower(state, data, rows_like, key_like).compile()  # now, so that no epoch's time has it
+        def given(rows: np.ndarray) -> tuple[Any, Any]:
+            """What a step has of the data."""
+            return (
+                (jax.tree.map(lambda array: several.spread(array, rows), data), None) if several.mesh else (data, rows)
+            )
+
+        first = given(np.zeros(size, np.int32))
+        step = step.lower(state, *first, jax.random.fold_in(key, 0)).compile()  # now, so that no epoch's time has it
         pending, order, clock = [], None, _Clock()
         with _Signals() as stop, _bar(title, done, total) as bar:
             while done < total:
@@ -292,12 +308,12 @@ class Run:
                 if order is None or position == 0:
                     order, clock = _order(seed, epoch, examples), _Clock()
                 batch = order[position * size : (position + 1) * size]
-                state, loss = step(state, data, batch, jax.random.fold_in(key, done))
+                state, loss = step(state, *given(batch), jax.random.fold_in(key, done))
                 pending.append(loss)
                 clock.examples += size
                 done += 1
-                ends = done % per_epoch == 0
-                saves = ends or stop.number or (args.checkpoint_every and done % args.checkpoint_every == 0)
+                ends, stopped = done % per_epoch == 0, several.agreed(stop.number)
+                saves = ends or stopped or (args.checkpoint_every and done % args.checkpoint_every == 0)
                 while len(pending) > (0 if saves else AHEAD):  # reading a loss waits for the device
                     losses.append(float(pending.pop(0)))
                     self._check_finite(folder, epoch * per_epoch + len(losses), {"loss": losses[-1]})
@@ -307,19 +323,21 @@ class Run:
                 if not saves:
                     continue
                 with clock.stopped():
-                    self._check_finite(folder, done, files.named_leaves(state))
+                    here = jax.device_get(state) if several.mesh else state
+                    self._check_finite(folder, done, files.named_leaves(here))
                     if ends:
-                        measures = {measure: float(value) for measure, value in evaluate(state).items()}
+                        measures = {measure: float(value) for measure, value in evaluate(here).items()}
                         self._check_finite(folder, done, measures)
                         row = {"fit": name} if name else {}
                         row |= {"step": done, "epoch": epoch + 1, "train_loss": float(np.mean(losses)), **measures}
                         losses, rows = [], [*rows, row | {f"{unit}_per_second": round(clock.rate(), 1)}]
                         self._write(before + rows)
                     info = {"losses": losses, "rows": rows, "settings": settings}
-                    checkpoints.save(folder, done, {"train": state, "key": jax.random.key_data(key)}, info)
-                if stop.number:
-                    raise Interrupted(f"{title}: stopped after step {done} of {total}, which is saved", stop.number)
-        return state, rows
+                    if args.process == 0:
+                        checkpoints.save(folder, done, {"train": here, "key": jax.random.key_data(key)}, info)
+                if stopped:
+                    raise Interrupted(f"{title}: stopped after step {done} of {total}, which is saved", stopped)
+        return jax.device_get(state) if several.mesh else state, rows
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
