@@ -23,6 +23,7 @@ from matplotlib.patches import Rectangle
 
 import jconv
 from jconv._files import write_atomically
+from jconv._partition.blocks import blocks
 
 PAGES = Path(__file__).parent
 LINES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (9, 2)))
@@ -257,10 +258,41 @@ def weight_sharing() -> Figure:
     return figure
 
 
+SHADES = (0.98, 0.86, 0.74, 0.62)  # of the devices
+
+
+def halos() -> Figure:
+    """Who holds which row of an image over four devices, and what each of them computes from."""
+    cases = (
+        ("3 taps: one row of each neighbour", (12, 3), {"padding": 1}),
+        ("5 taps, stride 2: three rows of neighbours", (16, 5), {"strides": 2, "padding": 2}),
+        ("3 taps, circular: the ring is closed", (12, 3), {"padding": 1, "padding_mode": "circular"}),
+    )
+    figure, panels = stacked(len(cases), 8.2)
+    for axes, (title, (n, k), options) in zip(panels, cases, strict=True):
+        blank(axes, title)
+        mode = options.get("padding_mode", "zeros")
+        of = blocks(jconv.ConvSpec((n, 1), (k, 1, 1), options.get("strides", 1), options["padding"]).axes[0], 4, mode)
+        for row in range(n):
+            cell(axes, row, 0, row, grey=SHADES[row // of.block])
+        axes.text(-3.2, 0, "image", ha="right", va="center", fontsize=10)
+        for rank in range(4):
+            first = rank * of.block + of.starts[rank]
+            for row in range(first, first + of.window):
+                inside = 0 <= row < n
+                source = row % n if inside or of.ring else None
+                text = "" if source is None else source
+                shade = 1.0 if source is None else SHADES[source // of.block]
+                cell(axes, row, -1.4 * (rank + 1), text, grey=shade, pad=source is None)
+            axes.text(-3.2, -1.4 * (rank + 1), f"device {rank}", ha="right", va="center", fontsize=10)
+    return figure
+
+
 PICTURES = {
     "conv_2d": one_output, "conv_padding": paddings, "conv_padding_modes": padding_modes,
     "conv_strides": partial(by, "strides"), "conv_dilation": partial(by, "kernel_dilation"), "conv_stride_2": stride_2,
     "conv_transposed": transposed, "conv_channels": channels, "conv_groups": groups, "weight_sharing": weight_sharing,
+    "halos": halos,
 }  # fmt: skip
 
 

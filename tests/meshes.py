@@ -12,7 +12,6 @@ import itertools
 import math
 import os
 import random
-import re
 import sys
 from collections import Counter
 
@@ -25,21 +24,9 @@ from jax import numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import jconv
+from benchmarks.sharding import moved
 from jconv._algorithms.base import ROLES
 from tests import oracle
-
-COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-PATTERN = re.compile(rf" = (\(.*?\)|\S+) ({COLLECTIVES})(?:-start)?\(")
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "f64": 8, "c64": 8, "s64": 8, "c128": 16}
-
-
-def moved(compiled) -> Counter[str]:
-    """Bytes that each kind of collective operation of a compiled program gives, on one device."""
-    found: Counter[str] = Counter()
-    for results, kind in PATTERN.findall(compiled.as_text()):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", results):
-            found[kind] += SIZES.get(dtype, 4) * math.prod(int(n) for n in shape.split(",") if n)
-    return found
 
 
 def mesh_of(*sizes: int, names="dhw", types=AxisType.Auto) -> Mesh:

@@ -22,7 +22,11 @@ def free_port():
 
 def begin(out, network, processes, devices, mesh, *options):
     """Processes that train together, each with so many devices."""
-    flags = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    flags = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "JAX_PLATFORMS": "cpu",
+    }
     where = [f"--mesh={mesh}"] if mesh else []
     if processes > 1:
         where += [f"--processes={processes}", f"--coordinator=localhost:{free_port()}"]
