@@ -61,7 +61,7 @@ def layer(spec: jconv.ConvSpec, role: str, devices: int, where: PartitionSpec, a
         "kernel_grad": (lambda x, g: jconv.conv_kernel_grad(x, g, spec.window, **options), (x, y), WHOLE),
     }[role]
     compiled = jax.jit(fn, out_shardings=NamedSharding(mesh, out)).lower(*operands).compile()
-    return moved(compiled), "jconv_onednn" in compiled.as_text()
+    return moved(compiled), "jconv_onednn" in str(compiled.as_text())
 
 
 def layers(algorithms: tuple[str, ...]) -> None:

@@ -73,9 +73,11 @@ class Devices(NamedTuple):
         assert self.mesh is not None
         space = "space" if array.ndim > 2 and array.shape[1] % self.mesh.shape["space"] == 0 else None
         sharding = NamedSharding(self.mesh, PartitionSpec("data", space))
-        return jax.make_array_from_callback(
-            (len(rows), *array.shape[1:]), sharding, lambda part: array[rows[part[0]]][(slice(None), *part[1:])]
-        )
+
+        def held(part: Any) -> np.ndarray:
+            return array[rows[part[0]]][(slice(None), *part[1:])]
+
+        return jax.make_array_from_callback((len(rows), *array.shape[1:]), sharding, held)
 
     def agreed(self, number: int) -> int:
         """The largest of a number over the processes."""

@@ -54,6 +54,12 @@ def explicit_axes(mesh: Any) -> tuple[str, ...]:
     return tuple(n for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Explicit)
 
 
+def automatic(fn: Callable, mesh: Any, out_sharding: Any) -> Callable[..., jax.Array]:
+    """A function inside of which the compiler decides over the explicit axes of a mesh."""
+    made = jax.sharding.auto_axes(fn, axes=explicit_axes(mesh), out_sharding=out_sharding)
+    return cast(Callable[..., jax.Array], made)
+
+
 def apply_role(
     role: Role,
     a,
@@ -79,25 +85,21 @@ def apply_role(
     request = Request(flat, role, plans, jnp.dtype(out_dtype), canonical_precision(precision), activation, modes)
     padded_spec(flat, modes)
 
-    if over is not None:
-        batch = len(spec.batch_shape)
-        a = a.reshape(flat.batch_shape + a.shape[batch:])
-        call, inner = request.call(a.dtype)._replace(spec=flat), request._replace(modes=())
-        compute = lambda a, b, spec: _primitive.bind(a, b, bias, request=inner._replace(spec=spec))
-        out = shards.within(a, b, call, modes, over, compute)
-        return out.reshape(spec.batch_shape + out.shape[1:])
-
     def run(a, b, bias=None):
+        if over is not None:
+            a = a.reshape(flat.batch_shape + a.shape[len(spec.batch_shape) :])
+            call, inner = request.call(a.dtype)._replace(spec=flat), request._replace(modes=())
+            compute = lambda a, b, spec: _primitive.bind(a, b, bias, request=inner._replace(spec=spec))
+            out = shards.within(a, b, call, modes, over, compute)
+            return out.reshape(spec.batch_shape + out.shape[1:])
         a, b = (v.reshape(_primitive.shape_of(kind, flat)) for v, kind in zip((a, b), operands, strict=True))
         out = _primitive.bind(a, b, bias, request=request)
         return out.reshape(_primitive.shape_of(result, spec))
 
     for mesh in (jax.typeof(v).sharding.mesh for v in (a, b)):
-        if explicit := explicit_axes(mesh):
-            out_sharding = out_sharding or _out_sharding(role, a, b, spec, mesh)
-            fn = jax.sharding.auto_axes(run, axes=explicit, out_sharding=out_sharding)
-            automatic = cast(Callable[..., jax.Array], fn)
-            return automatic(a, b) if bias is None else automatic(a, b, bias)
+        if explicit_axes(mesh):
+            out_sharding = out_sharding or _out_sharding(role, a, b, spec, mesh, over)
+            return automatic(run, mesh, out_sharding)(*((a, b) if bias is None else (a, b, bias)))
     out = run(a, b, bias)
     return out if out_sharding is None else jax.lax.with_sharding_constraint(out, out_sharding)
 
@@ -115,7 +117,10 @@ def _blocks(x: jax.Array, rank: int, names, sizes) -> tuple[tuple[int, ...], lay
         if len(entries) != rank:
             raise ValueError(f"{name}: got {entries}, accepted is one entry for each of {rank} spatial axes.")
     axes = {f"s{j}": (e,) if isinstance(e, str) else tuple(e) for j, e in enumerate(names) if e is not None}
-    over = layout.Layout(axes, {name: jax.lax.axis_size(name) for entry in axes.values() for name in entry})
+    each = [name for entry in axes.values() for name in entry]
+    if len(set(each)) < len(each):
+        raise ValueError(f"spatial_axis_names: got {names}, accepted is each axis of the mesh once.")
+    over = layout.Layout(axes, {name: jax.lax.axis_size(name) for name in each})
     first, shape = x.ndim - rank - 1, list(x.shape)
     for j, size in enumerate(sizes):
         block, parts = x.shape[first + j], over.parts(f"s{j}")
@@ -128,9 +133,8 @@ def _blocks(x: jax.Array, rank: int, names, sizes) -> tuple[tuple[int, ...], lay
     return tuple(shape), over
 
 
-def _out_sharding(role: Role, a, b, spec: ConvSpec, mesh) -> NamedSharding:
+def _out_sharding(role: Role, a, b, spec: ConvSpec, mesh, over: layout.Layout | None = None) -> NamedSharding:
     """How the result is sharded over explicit axes of a mesh, if the operands leave no choice."""
-    shapes = {"x": spec.x_shape, "k": spec.kernel_shape, "y": spec.output_shape}
     given, batch, count = {}, (), len(spec.batch_shape)
     for kind, v in zip(_primitive.OPERANDS[role], (a, b), strict=True):
         entries = (*jax.typeof(v).sharding.spec, *(None,) * v.ndim)[: v.ndim]
@@ -143,7 +147,8 @@ def _out_sharding(role: Role, a, b, spec: ConvSpec, mesh) -> NamedSharding:
     entries, why = layout.inferred(flat, role, mesh.shape, given)
     if entries is not None:
         entries = entries if kind == "k" else (*batch, *entries[1:])
-        for size, names in zip(shapes[kind], entries, strict=True):
+        held = shards.block(kind, flat, over or layout.Layout({}, {}))
+        for size, names in zip(held if kind == "k" else (*spec.batch_shape, *held[1:]), entries, strict=True):
             if size % math.prod(mesh.shape[name] for name in names):
                 entries, why = None, f"{size} elements do not divide over {names}"
                 break

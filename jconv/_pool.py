@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jax import lax
 from jax import numpy as jnp
 
 from ._algorithms.base import accumulator
-from ._conv import explicit_axes
+from ._conv import automatic, explicit_axes
 from ._dtypes import FLOATS, INTEGERS, as_array, check_dtype
 from ._names import named
 from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
@@ -119,14 +119,21 @@ def max_pool(
     x = as_array(x, "x")
     check_dtype(x.dtype, "x", REALS)
     each = windows(x.shape, window_shape, strides, padding, ceil_mode)
-    if any(isinstance(n, int) and n == 0 for n in x.shape):
+    if not all(isinstance(n, int) and n > 0 for n in x.shape):  # nothing, or of symbolic size
         return each.over_each(x, np.asarray(lowest(x.dtype), x.dtype), lax.max, each.reach)
     run = functools.partial(max_of_windows, geometry=Geometry(each.window, each.strides, each.reach))
     mesh = jax.typeof(x).sharding.mesh
-    if explicit := explicit_axes(mesh):
-        out = jax.typeof(x).sharding
-        return cast(Callable[..., jax.Array], jax.sharding.auto_axes(run, axes=explicit, out_sharding=out))(x)
-    return run(x)
+    if not explicit_axes(mesh):
+        return run(x)
+    out = jax.eval_shape(run, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape
+    for size, entry in zip(out, jax.typeof(x).sharding.spec, strict=False):
+        names = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+        if size % math.prod(mesh.shape[name] for name in names):
+            raise ValueError(
+                f"x: got {jax.typeof(x)}, of which {size} windows do not divide over {names}; accepted is an x that is "
+                "not sharded there (jax.sharding.reshard)."
+            )
+    return automatic(run, mesh, jax.typeof(x).sharding)(x)
 
 
 @named

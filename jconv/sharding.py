@@ -220,9 +220,12 @@ def _entries(spec: Sequence[Any], ndim: int, sizes: Mapping[str, int], name: str
     entries = tuple((e,) if isinstance(e, str) else tuple(e or ()) for e in spec)
     if len(entries) > ndim:
         raise ValueError(f"{name}: got {tuple(spec)}, accepted is at most one entry for each of {ndim} axes.")
-    for axis in (axis for entry in entries for axis in entry):
+    axes = [axis for entry in entries for axis in entry]
+    for axis in axes:
         if axis not in sizes:
             raise ValueError(f"{name}: got {axis!r}, {nearest(axis, tuple(sizes))}")
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"{name}: got {tuple(spec)}, accepted is each axis of the mesh once.")
     return entries + ((),) * (ndim - len(entries))
 
 

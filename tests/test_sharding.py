@@ -5,6 +5,7 @@ import math
 import random
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 from jax import numpy as jnp
@@ -315,6 +316,10 @@ def test_what_is_open_over_explicit_axes_has_to_be_said():
             jconv.conv(put(x, "d"), put(k, None, None, "d"))
         with pytest.raises(ValueError, match="6 elements do not divide over"):
             jconv.conv(put(x, None, "h"), put(k), padding="VALID")
+        y = jconv.max_pool(put(x, "d"), (2,))
+        assert jax.typeof(y).sharding.spec == P("d", None, None)
+        with pytest.raises(ValueError, match="x: got .* of which 2 windows do not divide over .'h',."):
+            jconv.max_pool(put(x, "d", "h"), (3,))
         with pytest.raises(ValueError, match="the kernel's window is sharded"):
             jconv.conv(put(x), put(draw((4, 8, 8)), "h"))
 
@@ -349,6 +354,16 @@ def test_conv_inside_shard_map(parts, n, k, options):
         np.testing.assert_allclose(a[:, :n] if a.shape == tall.shape else a, b, rtol=1e-3, atol=1e-3)
 
 
+def test_inside_shard_map_over_a_part_of_an_explicit_mesh():
+    x, k = draw((4, 16, 6, 3)), draw((3, 3, 3, 4), seed=1)
+    fn = functools.partial(jconv.conv, spatial_axis_names=("h", None))
+    with jax.set_mesh(mesh_of(2, 4, types=AxisType.Explicit)):
+        inside = jax.shard_map(fn, in_specs=(P(None, "h"), P()), out_specs=P(None, "h"), axis_names={"h"})
+        got = jax.jit(inside)(jax.device_put(x, P("d", "h")), jax.device_put(k, P()))
+        assert jax.typeof(got).sharding.spec == P("d", "h", None, None)
+    np.testing.assert_allclose(jax.device_get(got), jconv.conv(x, k), atol=1e-5)
+
+
 def test_conv_transpose_inside_shard_map():
     mesh = mesh_of(1, 4)
     x, kernel, bias = draw((2, 10, 5, 4)), draw((4, 3, 6, 4), seed=1), draw((6,), seed=2)
@@ -380,6 +395,8 @@ def test_names_and_sizes_are_checked():
         run(spatial_axis_names=("h",))
     with pytest.raises(ValueError, match=r"spatial_sizes: got 9 along spatial axis 0.* accepted is 7 to 8"):
         run(spatial_axis_names=("h", None), spatial_sizes=(9, None))
+    with pytest.raises(ValueError, match="spatial_axis_names: got .* accepted is each axis of the mesh once"):
+        run(spatial_axis_names=("h", "h"))
     with pytest.raises(ValueError, match="spatial_sizes: .* without spatial_axis_names"):
         jconv.conv(x, kernel, spatial_sizes=(8, None))
 
@@ -420,6 +437,13 @@ def test_halo_checks():
         )(np.zeros(16))  # fmt: skip
 
 
+def test_pools_of_symbolic_sizes_are_exported():
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, h, 12, 8"), jnp.float32)
+    made = jax.export.export(jax.jit(lambda x: jconv.max_pool(x, (3, 3), strides=2, padding=1)))(shape)
+    x = draw((2, 10, 12, 8))
+    np.testing.assert_array_equal(made.call(x), jconv.max_pool(x, (3, 3), strides=2, padding=1))
+
+
 # Plans ---------------------------------------------------------------------------------------------------
 def test_plan_reads():
     text = str(plan((4, 32, 32, 8), (3, 3, 8, 16), {"d": 2, "s": 4}, x_spec=("d", "s"), role="kernel_grad"))
@@ -434,6 +458,8 @@ def test_plan_reads():
         plan((4, 32, 8), (3, 8, 16), {"d": 2}, x_spec=("e",))
     with pytest.raises(ValueError, match="x_spec: got .* at most one entry for each of 3 axes"):
         plan((4, 32, 8), (3, 8, 16), {"d": 2}, x_spec=("d", None, None, None))
+    with pytest.raises(ValueError, match="x_spec: got .* each axis of the mesh once"):
+        plan((4, 32, 8), (3, 8, 16), {"d": 2}, x_spec=("d", "d"))
     with pytest.raises(ValueError, match="role: got 'backward'"):
         plan((4, 32, 8), (3, 8, 16), {"d": 2}, role="backward")
 

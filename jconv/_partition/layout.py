@@ -83,16 +83,17 @@ def layout(
             for name, index in _read(dim, names, spec, mesh):
                 weight = math.prod(shapes[argument]) * itemsizes[argument]
                 weights[name, index] = weights.get((name, index), 0) + weight
-    axes: dict[str, tuple[str, ...]] = {}
-    taken: set[str] = set()
-    for name, index in sorted(weights, key=lambda pair: weights[pair], reverse=True):
-        if name not in taken and _divides(index, (*axes.get(index, ()), name), axes, spec, mesh):
-            axes[index] = (*axes.get(index, ()), name)
-            taken.add(name)
     groups = spec.feature_group_count
-    if groups > 1 and math.prod(mesh[name] for name in axes.get("g", ())) < groups:
-        axes = {index: names for index, names in axes.items() if index not in ("i", "c")}
-    return Layout(axes, mesh)
+    for able in ("bgic", "bg"):
+        axes: dict[str, tuple[str, ...]] = {}
+        for name, index in sorted(weights, key=lambda pair: weights[pair], reverse=True):
+            names, taken = (*axes.get(index, ()), name), {name for names in axes.values() for name in names}
+            if name not in taken and index[0] in f"{able}s" and _divides(index, names, spec, mesh):
+                axes[index] = names
+        over = Layout(axes, mesh)
+        if over.parts("g") == groups or not axes.keys() & {"i", "c"}:
+            break
+    return over
 
 
 def _read(dim: tuple[str, ...], names: tuple[str, ...], spec: ConvSpec, mesh: Mapping[str, int]):
@@ -108,7 +109,7 @@ def _read(dim: tuple[str, ...], names: tuple[str, ...], spec: ConvSpec, mesh: Ma
             yield name, dim[len(dim) - 1]
 
 
-def _divides(index: str, names: tuple[str, ...], axes, spec: ConvSpec, mesh: Mapping[str, int]) -> bool:
+def _divides(index: str, names: tuple[str, ...], spec: ConvSpec, mesh: Mapping[str, int]) -> bool:
     """Whether an index may be divided over these axes."""
     size = sizes(spec).get(index)
     return size is None or size % math.prod(mesh[name] for name in names) == 0
