@@ -41,6 +41,8 @@ def _orbax() -> tuple[Any, Any]:
     import orbax.checkpoint as ocp  # only here: it takes a second, and --predict does without it
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it logs, with tracebacks, the errors that it raises
+    if not jax.distributed.is_initialized():
+        return ocp, ocp.Checkpointer(ocp.CompositeCheckpointHandler())
     alone = ocp.options.MultiprocessingOptions(  # of several processes one writes, and each reads for itself
         primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="alone"
     )

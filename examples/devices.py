@@ -102,8 +102,8 @@ def connect(args: argparse.Namespace) -> None:
 
 
 def devices(args: argparse.Namespace) -> Devices:
-    """The mesh that was asked for."""
-    if args.mesh is None:
+    """The mesh that was asked for, if one was."""
+    if getattr(args, "mesh", None) is None:
         return Devices(None)
     sizes = {name: dict(args.mesh).get(name, 1) for name in AXES}
     wanted, found = math.prod(sizes.values()), len(jax.devices())

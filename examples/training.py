@@ -220,15 +220,17 @@ class Run:
 
     def __init__(self, args: argparse.Namespace):
         self.args, self.out, self.devices = args, files.prepare_folder(args.out), devices.devices(args)
+        self.saved = getattr(args, "saved", args.out)  # where the first of several processes writes
+        self.leads = getattr(args, "process", 0) == 0
         self.rows: list[dict[str, Any]] = []
         self.options = json.loads(json.dumps(vars(args), default=str))
         self.config = dict(self.options)
         self.note(jax=jax.__version__, device=jax.devices()[0].device_kind)
-        folder = args.saved / "checkpoints"  # one for all processes
+        folder = self.saved / "checkpoints"  # one for all processes
         found = folder.is_dir() and any(folder.iterdir())
         if args.resume and not found:
             print(f"--resume: there is no checkpoint in {folder}, so this starts anew")
-        elif found and not args.resume and args.process == 0:
+        elif found and not args.resume and self.leads:
             numbers = (number for number in range(1, sys.maxsize) if not folder.with_suffix(f".{number}").exists())
             aside = folder.rename(folder.with_suffix(f".{next(numbers)}"))
             print(f"{folder} is of an earlier run, and is now {aside.name}; with --resume this would have gone on")
@@ -269,7 +271,7 @@ class Run:
         total = num_steps(args, examples)
         several.check(size)
         per_epoch = total // args.epochs
-        folder = args.saved / "checkpoints" / name
+        folder = self.saved / "checkpoints" / name
         settings = {option: value for option, value in self.options.items() if option not in NOT_OF_THE_TRAINING}
         content = f"{examples:,} examples, SHA-256 {_sha256(data)[:16]}"
         settings |= {"the script": args.script, "seed": seed, "the training data": content}
@@ -280,7 +282,7 @@ class Run:
         done, losses, rows = 0, [], []  # the losses of this epoch
         found, check = None, partial(_check_same, folder, settings, saved)
         for reads in ("the first process", "the others"):  # the first one puts damaged ones aside
-            turn = (reads == "the others") == bool(args.process)
+            turn = (reads == "the first process") == self.leads
             found = checkpoints.restore(folder, saved, check) if args.resume and turn else found
             several.together(f"{reads} did read {name}")
         if found is not None:
@@ -333,7 +335,7 @@ class Run:
                         losses, rows = [], [*rows, row | {f"{unit}_per_second": round(clock.rate(), 1)}]
                         self._write(before + rows)
                     info = {"losses": losses, "rows": rows, "settings": settings}
-                    if args.process == 0:
+                    if self.leads:
                         checkpoints.save(folder, done, {"train": here, "key": jax.random.key_data(key)}, info)
                 if stopped:
                     raise Interrupted(f"{title}: stopped after step {done} of {total}, which is saved", stopped)
