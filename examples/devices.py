@@ -68,6 +68,10 @@ class Devices(NamedTuple):
             return jax.tree.map(jax.numpy.array, tree)
         return jax.device_put(jax.tree.map(np.array, tree), NamedSharding(self.mesh, PartitionSpec()))
 
+    def here(self, tree: Any) -> Any:
+        """The same arrays for a program of this process alone."""
+        return tree if self.mesh is None else jax.device_get(tree)
+
     def spread(self, array: np.ndarray, rows: np.ndarray) -> jax.Array:
         """The rows of an array, of which a device takes its part, and a process no other than its devices take."""
         assert self.mesh is not None

@@ -293,7 +293,7 @@ class Run:
         before = list(self.rows)
         self._write(before + rows)
         if done == total:
-            return jax.device_get(state) if several.mesh else state, rows
+            return several.here(state), rows
 
         def given(rows: np.ndarray) -> tuple[Any, Any]:
             """What a step has of the data."""
@@ -325,7 +325,7 @@ class Run:
                 if not saves:
                     continue
                 with clock.stopped():
-                    here = jax.device_get(state) if several.mesh else state
+                    here = several.here(state)
                     self._check_finite(folder, done, files.named_leaves(here))
                     if ends:
                         measures = {measure: float(value) for measure, value in evaluate(here).items()}
@@ -339,7 +339,7 @@ class Run:
                         checkpoints.save(folder, done, {"train": here, "key": jax.random.key_data(key)}, info)
                 if stopped:
                     raise Interrupted(f"{title}: stopped after step {done} of {total}, which is saved", stopped)
-        return jax.device_get(state) if several.mesh else state, rows
+        return several.here(state), rows
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows

@@ -83,7 +83,8 @@ def apply_role(
     modes = padding_mode_per_axis(padding_mode, spec.rank)
     modes = modes if set(modes) - {"zeros"} else ()
     request = Request(flat, role, plans, jnp.dtype(out_dtype), canonical_precision(precision), activation, modes)
-    padded_spec(flat, modes)
+    if modes:
+        padded_spec(flat, modes)  # which raises where no mode can pad so
 
     def run(a, b, bias=None):
         if over is not None:
@@ -137,11 +138,10 @@ def _out_sharding(role: Role, a, b, spec: ConvSpec, mesh, over: layout.Layout | 
     """How the result is sharded over explicit axes of a mesh, if the operands leave no choice."""
     given, batch, count = {}, (), len(spec.batch_shape)
     for kind, v in zip(_primitive.OPERANDS[role], (a, b), strict=True):
-        entries = (*jax.typeof(v).sharding.spec, *(None,) * v.ndim)[: v.ndim]
-        names = tuple(e if isinstance(e, tuple) else () if e is None else (e,) for e in entries)
+        names = layout.named_entries(jax.typeof(v).sharding.spec, v.ndim)
         if kind != "k":
             batch = batch or names[:count]
-            names = (sum(names[:count], ()), *names[count:])
+            names = layout.flat_entries(names, count)
         given[kind] = names
     kind, flat = _primitive.RESULT[role], _primitive.flatten_batch(spec)
     entries, why = layout.inferred(flat, role, mesh.shape, given)

@@ -16,6 +16,7 @@ from ._algorithms.base import accumulator
 from ._conv import automatic, explicit_axes
 from ._dtypes import FLOATS, INTEGERS, as_array, check_dtype
 from ._names import named
+from ._partition.layout import named_entries
 from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
 from ._windows import Geometry, lowest, max_of_windows
 
@@ -126,8 +127,7 @@ def max_pool(
     if not explicit_axes(mesh):
         return run(x)
     out = jax.eval_shape(run, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape
-    for size, entry in zip(out, jax.typeof(x).sharding.spec, strict=False):
-        names = () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+    for size, names in zip(out, named_entries(jax.typeof(x).sharding.spec, x.ndim), strict=True):
         if size % math.prod(mesh.shape[name] for name in names):
             raise ValueError(
                 f"x: got {jax.typeof(x)}, of which {size} windows do not divide over {names}; accepted is an x that is "

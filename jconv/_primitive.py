@@ -60,9 +60,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 conv_p = Primitive("jconv")
 finished_p = Primitive("jconv_finished")  # of (x, k) or (x, k, bias), and with the request's activation
-lowered_p = Primitive(
-    "jconv_lowered"
-)  # what both are when they are called outside `jax.jit`: nothing but their lowering
+lowered_p = Primitive("jconv_lowered")  # what both are outside of `jax.jit`: nothing but their lowering
 
 
 def shape_of(argument: str, spec: ConvSpec) -> tuple[int, ...]:

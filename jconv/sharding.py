@@ -24,6 +24,7 @@ from ._names import named
 from ._padding import padded_spec
 from ._partition import layout, shards
 from ._partition.blocks import blocks
+from ._primitive import flatten_batch, shape_of
 from ._spec import Axis, ConvSpec, Padding, integer, nearest, padding_mode_per_axis
 
 WORDS = {"x": "image", "k": "kernel", "y": "output"}
@@ -172,11 +173,10 @@ def plan(
     modes = padding_mode_per_axis(padding_mode, spec.rank)
     padded_spec(spec, modes)
     sizes = dict(mesh.shape) if isinstance(mesh, jax.sharding.Mesh) else dict(mesh)
-    flat = spec.replace(x_shape=(math.prod(spec.batch_shape), *spec.spatial, spec.in_features))
+    flat = flatten_batch(spec)
     x_entries = _entries(x_spec, len(spec.x_shape), sizes, "x_spec")
-    batch = len(spec.batch_shape)
     given = {
-        "x": (sum(x_entries[:batch], ()), *x_entries[batch:]),
+        "x": layout.flat_entries(x_entries, len(spec.batch_shape)),
         "k": _entries(kernel_spec, len(spec.kernel_shape), sizes, "kernel_spec"),
     }
     dtype = jnp.dtype(dtype)
@@ -190,10 +190,9 @@ def plan(
     added = {move.axis: move.rows for move in moves if move.added}
     counts = [sum(move.elements for move in moves if move.added is flag) for flag in (False, True)]
     lines = [f"{role} of {spec}"]
-    shapes = {"x": flat.x_shape, "k": flat.kernel_shape, "y": flat.output_shape}
     for kind, shape in held.items():
         lines.append(
-            f"  {WORDS[kind]:7} {_held(kind, shape, shapes[kind])}, {_size(math.prod(shape) * dtype.itemsize)}"
+            f"  {WORDS[kind]:7} {_held(kind, shape, shape_of(kind, flat))}, {_size(math.prod(shape) * dtype.itemsize)}"
         )
     for move in moves:
         verb, width = ("adds", wide) if move.added else ("fetches", dtype.itemsize)
@@ -217,7 +216,7 @@ def plan(
 
 
 def _entries(spec: Sequence[Any], ndim: int, sizes: Mapping[str, int], name: str) -> layout.Entries:
-    entries = tuple((e,) if isinstance(e, str) else tuple(e or ()) for e in spec)
+    entries = layout.named_entries(spec, ndim)
     if len(entries) > ndim:
         raise ValueError(f"{name}: got {tuple(spec)}, accepted is at most one entry for each of {ndim} axes.")
     axes = [axis for entry in entries for axis in entry]
@@ -226,7 +225,7 @@ def _entries(spec: Sequence[Any], ndim: int, sizes: Mapping[str, int], name: str
             raise ValueError(f"{name}: got {axis!r}, {nearest(axis, tuple(sizes))}")
     if len(set(axes)) < len(axes):
         raise ValueError(f"{name}: got {tuple(spec)}, accepted is each axis of the mesh once.")
-    return entries + ((),) * (ndim - len(entries))
+    return entries
 
 
 def _held(kind: str, shape: Sequence[int], whole: Sequence[int]) -> str:

@@ -9,15 +9,25 @@ that lacks it is whole on each of them. An axis of the mesh divides one index.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from .._algorithms.base import OPERANDS, RESULT, Role
 from .._spec import ConvSpec
 
-Entries = tuple[
-    tuple[str, ...], ...
-]  # for each axis of an array the axes of the mesh that divide it, the major one first
+# For each axis of an array the axes of the mesh that divide it, the major one first.
+Entries = tuple[tuple[str, ...], ...]
+
+
+def named_entries(spec: Iterable[Any], ndim: int) -> Entries:
+    """Those of a `jax.sharding.PartitionSpec`, for each axis of an array."""
+    entries = tuple((e,) if isinstance(e, str) else tuple(e or ()) for e in spec)
+    return entries + ((),) * (ndim - len(entries))
+
+
+def flat_entries(entries: Entries, batch: int) -> Entries:
+    """Those of an array whose first axes, so many, become one."""
+    return (sum(entries[:batch], ()), *entries[batch:])
 
 
 def dims(argument: str, rank: int) -> list[tuple[str, ...]]:
