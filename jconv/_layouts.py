@@ -9,7 +9,7 @@ runs channels-last as a whole.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -27,9 +27,11 @@ WINDOWS = ("window_dimensions", "window_strides", "padding", "base_dilation", "w
 ENTRIES = {  # parameters with an entry for each axis
     "pad": ("padding_config",),
     "slice": ("start_indices", "limit_indices", "strides"),
+    "reduce_window": WINDOWS,
     "reduce_window_max": WINDOWS,
     "reduce_window_min": WINDOWS,
     "reduce_window_sum": WINDOWS,
+    "select_and_gather_add": WINDOWS,
     "select_and_scatter_add": WINDOWS[:3],
 }
 REDUCTIONS = frozenset(["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"])
@@ -102,8 +104,10 @@ def _ones_aside(value: Moved, shape: Sequence[int]) -> Any:
     return moved(array, [next(one) if n == 1 else next(place) for n in shape])
 
 
-def passed_on(eqn: Any, args: Sequence[Any]) -> list[Any] | None:
-    """The results of an equation some of whose operands are `Moved`; None where it needs them as they are meant."""
+def passed_on(eqn: Any, args: Sequence[Any], bind: Callable[[Any, list[Any]], list[Any]]) -> list[Any] | None:
+    """The results of an equation some of whose operands are `Moved`; None where it needs them as they are meant.
+
+    `bind(eqn, args)` computes an equation whose parameters and operands are as they are kept."""
     name, first = eqn.primitive.name, next(arg for arg in args if isinstance(arg, Moved))
     if len(eqn.outvars) != 1 or any(eqn.params.get(p) is not None for p in ("sharding", "out_sharding")):
         return None

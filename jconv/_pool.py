@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ from ._conv import automatic, explicit_axes
 from ._dtypes import FLOATS, INTEGERS, as_array, check_dtype
 from ._names import named
 from ._partition.layout import named_entries
-from ._spec import Padding, padding_per_axis, per_axis, resolve_padding, sequence
-from ._windows import Geometry, lowest, max_of_windows
+from ._spec import Axis, Padding, padding_per_axis, per_axis, resolve_padding, sequence
+from ._windows import Monoid, best, never, total
 
 REALS = tuple(name for name in (*FLOATS, *INTEGERS) if not name.startswith("complex"))
 
@@ -36,11 +35,38 @@ class Windows(NamedTuple):
         """The pads, with what the last window hangs over."""
         return tuple((low, high + over) for (low, high), over in zip(self.padding, self.over, strict=True))
 
-    def over_each(self, a: jax.Array, init: np.ndarray, op: Callable, padding: Sequence[tuple[int, int]]) -> jax.Array:
-        """`op` over every window of the spatial axes of [*batch, *spatial, channels]."""
-        ones = (1,) * (a.ndim - len(self.window) - 1)
+    def axes(self, x: jax.Array, padding: Sequence[tuple[int, int]]) -> dict[int, Axis]:
+        """The windows along each axis of [*batch, *spatial, channels]."""
+        first = x.ndim - len(self.window) - 1
+        each = enumerate(zip(self.window, self.strides, padding, strict=True), first)
+        return {dim: Axis(x.shape[dim], k, s, low, high, 1, 1) for dim, (k, s, (low, high)) in each}
+
+    def over_each(self, x: jax.Array, monoid: Monoid, padding: Sequence[tuple[int, int]]) -> jax.Array:
+        """The best element or the sum of every window."""
+        if all(isinstance(n, int) and n > 0 for n in x.shape):
+            axes = self.axes(x, padding)
+            return total(x, axes) if monoid == "add" else best(x, axes, monoid)
+        ones = (1,) * (x.ndim - len(self.window) - 1)  # nothing, or of symbolic size
         pads = (*((0, 0) for _ in ones), *padding, (0, 0))
-        return lax.reduce_window(a, init, op, (*ones, *self.window, 1), (*ones, *self.strides, 1), pads)
+        op = {"add": lax.add, "max": lax.max, "min": lax.min}[monoid]
+        return lax.reduce_window(
+            x, never(x.dtype, monoid), op, (*ones, *self.window, 1), (*ones, *self.strides, 1), pads
+        )
+
+    def sharded(self, run: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+        """`run(x)`, where the axes of a mesh are explicit sharded as x is."""
+        mesh = jax.typeof(x).sharding.mesh
+        if not explicit_axes(mesh):
+            return run(x)
+        sizes = {dim: axis.o for dim, axis in self.axes(x, self.reach).items()}
+        for dim, names in enumerate(named_entries(jax.typeof(x).sharding.spec, x.ndim)):
+            size = sizes.get(dim, x.shape[dim])
+            if size % math.prod(mesh.shape[name] for name in names):
+                raise ValueError(
+                    f"x: got {jax.typeof(x)}, of which {size} windows do not divide over {names}; accepted is an x "
+                    "that is not sharded there (jax.sharding.reshard)."
+                )
+        return automatic(run, mesh, jax.typeof(x).sharding)(x)
 
 
 def windows(
@@ -120,20 +146,8 @@ def max_pool(
     x = as_array(x, "x")
     check_dtype(x.dtype, "x", REALS)
     each = windows(x.shape, window_shape, strides, padding, ceil_mode)
-    if not all(isinstance(n, int) and n > 0 for n in x.shape):  # nothing, or of symbolic size
-        return each.over_each(x, np.asarray(lowest(x.dtype), x.dtype), lax.max, each.reach)
-    run = functools.partial(max_of_windows, geometry=Geometry(each.window, each.strides, each.reach))
-    mesh = jax.typeof(x).sharding.mesh
-    if not explicit_axes(mesh):
-        return run(x)
-    out = jax.eval_shape(run, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape
-    for size, names in zip(out, named_entries(jax.typeof(x).sharding.spec, x.ndim), strict=True):
-        if size % math.prod(mesh.shape[name] for name in names):
-            raise ValueError(
-                f"x: got {jax.typeof(x)}, of which {size} windows do not divide over {names}; accepted is an x that is "
-                "not sharded there (jax.sharding.reshard)."
-            )
-    return automatic(run, mesh, jax.typeof(x).sharding)(x)
+    wide = x.dtype if jnp.issubdtype(x.dtype, jnp.integer) else accumulator(x.dtype)  # of the sums in its gradient
+    return each.sharded(lambda x: each.over_each(x.astype(wide), "max", each.reach).astype(x.dtype), x)
 
 
 @named
@@ -176,17 +190,16 @@ def avg_pool(
     x = as_array(x, "x")
     check_dtype(x.dtype, "x", FLOATS)
     each = windows(x.shape, window_shape, strides, padding, ceil_mode)
-    wide, rank = x.astype(accumulator(x.dtype)), len(each.window)
-    zero = np.zeros((), wide.dtype)
-    total = each.over_each(wide, zero, lax.add, each.reach)
+    wide, rank = accumulator(x.dtype), len(each.window)
+    totals = each.sharded(lambda x: each.over_each(x.astype(wide), "add", each.reach), x)
     if count_include_pad and not any(each.over):
-        return (total / np.asarray(math.prod(each.window), wide.dtype)).astype(x.dtype)
+        return (totals / np.asarray(math.prod(each.window), wide)).astype(x.dtype)
     space, pads = x.shape[-rank - 1 : -1], each.reach
     if count_include_pad:
         space = [n + low + high for n, (low, high) in zip(space, each.padding, strict=True)]
         pads = [(0, beyond) for beyond in each.over]
-    ones = jnp.ones((*(1,) * (x.ndim - rank - 1), *space, 1), wide.dtype)
-    return (total / each.over_each(ones, zero, lax.add, pads)).astype(x.dtype)
+    ones = jnp.ones((*(1,) * (x.ndim - rank - 1), *space, 1), wide)
+    return (totals / each.over_each(ones, "add", pads)).astype(x.dtype)
 
 
 @named

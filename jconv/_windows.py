@@ -1,158 +1,325 @@
-"""The largest element of each window, as a primitive, so that it can be divided among devices.
+"""The largest, the smallest or the sum of each window along one axis, as a primitive of four roles.
 
-y[b, o, c] = max over t of x[b, o s + t - lo, c] has three roles, as a convolution has: `value` is y; `pick` its
-derivative, which takes from a dx what lies where the maximum is (the first of equal ones); `scatter` the transpose of
-that, which puts a g there. `pick` and `scatter` are linear in their second operand and constant, almost everywhere, in
-x: each is the other one's transpose, and no more is needed for derivatives of any order.
+A window over several axes is one along each of them, one after the other: the largest element of k × l is the largest
+of k among the largest of l each, and a sum likewise. So there is one primitive, along one axis of an array, with the
+relation p q = o s + t d - lo between an output o, a tap t and an element p that `Axis` has:
 
-Over devices, with F and M of `_partition.blocks` and rows of minus infinity around x,
+    best    y[o] = max over t of x[p(o, t)], or the smallest
+    first   t[o], the first tap at which that is; not-a-number is larger than all, and smaller
+    sum     y[o] = sum over t of x[p(o, t)], or x[p(o, t[o])] alone, where taps are given
+    spread  x[p] = sum over o, t of g[o] at p = p(o, t), or at p = p(o, t[o]) alone: the transpose of `sum`
 
-    value(F x),    M^T pick(F x, F dx),    F^T scatter(F x, M g).
+The derivative of `best` is `sum` at its first taps, which do not move; `sum` and `spread` are linear and each other's
+transpose. That is all that derivatives of any order need. Along several axes the last one comes first, and of equal
+elements then wins the first in the order of memory: the row that wins is the first with the largest element, and within
+it the first element with that. A tap that lies in the padding never wins, even against minus infinity.
 
-XLA's own way to divide `scatter` gives wrong gradients where windows overlap and blocks are uneven.
+`spread` gathers. With P = p q + lo = Q s + r, 0 <= r < s, and t d = r + m s, the outputs that reach P are o = Q - m, so
+
+    x[Q, r] = sum over m of g[Q - m] [t[Q - m] d = r + m s]
+
+is ceil(((k - 1) d + 1) / s) comparisons of whole arrays with numbers along a new axis r, and [Q, r] is [P] as it lies.
+
+Over devices, with F and M of `_partition.blocks` and what never wins around x, the roles are
+
+    M^T best(F x),    M^T first(F x),    M^T sum(M t, F x),    F^T spread(M t, M g).
+
+XLA's own way to divide gradients of windows gives wrong ones where windows overlap and blocks are uneven.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
-from ._algorithms.base import zeros
+from ._algorithms.base import accumulator
 from ._partition import layout, shards, spmd
 from ._partition.blocks import blocks
 from ._primitive import Primitive, ad, alike, batching, divisible, mlir
-from ._spec import ConvSpec
+from ._spec import Axis, ConvSpec, span
 
-Part = Literal["value", "pick", "scatter"]
-TRANSPOSED: dict[str, Part] = {"pick": "scatter", "scatter": "pick"}
+Role = Literal["best", "first", "sum", "spread"]
+Monoid = Literal["max", "min", "add"]
+TRANSPOSED: dict[str, Role] = {"sum": "spread", "spread": "sum"}
+TAPS = 8  # the longest window that is not made of shorter ones
 
-max_p = Primitive("jconv_max_pool")  # of x, or x and dx, or x and g
-
-
-class Geometry(NamedTuple):
-    """Windows over [batch, *spatial, channels]; all pads are of what never wins."""
-
-    window: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-
-    def spec(self, x_shape: tuple[int, ...]) -> ConvSpec:
-        """The convolution of each channel that has the same windows."""
-        channels = x_shape[-1]
-        kernel = (*self.window, 1, channels)
-        return ConvSpec(x_shape, kernel, self.strides, self.padding, feature_group_count=channels)
-
-    def largest(self, x: jax.Array) -> jax.Array:
-        strides, pads = (1, *self.strides, 1), ((0, 0), *self.padding, (0, 0))
-        init = np.asarray(lowest(x.dtype), x.dtype)
-        return jax.lax.reduce_window(x, init, jax.lax.max, (1, *self.window, 1), strides, pads)
+window_p = Primitive("jconv_window")  # of x; or of x or g, after the taps if there are any
 
 
-def lowest(dtype: Any) -> Any:
-    """What never wins."""
-    return -np.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
+# Over any number of axes ----------------------------------------------------------------------------------
+def best(x: jax.Array, axes: Mapping[int, Axis], monoid: Monoid = "max") -> jax.Array:
+    """The largest element of each window, or the smallest."""
+    for dim, axis in _stages(axes, monoid):
+        x = _bind(x, role="best", monoid=monoid, dim=dim, axis=axis)
+    return x
 
 
-def max_of_windows(x: jax.Array, geometry: Geometry) -> jax.Array:
-    """The largest element of each window of [*batch, *spatial, channels], which has elements."""
-    rank = len(geometry.window)
-    batch, rest = x.shape[: x.ndim - rank - 1], x.shape[x.ndim - rank - 1 :]
-    y = max_p.bind(x.reshape(math.prod(batch), *rest), geometry=geometry, role="value")
-    return y.reshape(*batch, *y.shape[1:])
+def total(x: jax.Array, axes: Mapping[int, Axis]) -> jax.Array:
+    """The sum of each window, in the dtype of x."""
+    for dim, axis in _stages(axes, "add"):
+        x = _bind(x, role="sum", monoid="add", dim=dim, axis=axis)
+    return x
 
 
-@max_p.def_abstract_eval
-def _abstract_eval(x, *other, geometry: Geometry, role: Part):
-    shape = x.shape if role == "scatter" else geometry.spec(x.shape).output_shape
-    return x.update(shape=shape, dtype=(other or [x])[0].dtype, weak_type=False)
+def picked(x: jax.Array, dx: jax.Array, axes: Mapping[int, Axis], monoid: Monoid = "max") -> jax.Array:
+    """What lies in dx where the largest element of each window of x is."""
+    for taps, dim, axis in _first_taps(x, axes, monoid):
+        dx = _bind(taps, dx, role="sum", monoid="add", dim=dim, axis=axis)
+    return dx
 
 
-def _run(x, *other, geometry: Geometry, role: Part):
-    """In one piece, by lax's own derivatives."""
-    if role == "value":
-        return geometry.largest(x)
-    if role == "pick":
-        return jax.jvp(geometry.largest, (x,), other)[1]
-    return jax.vjp(geometry.largest, x)[1](*other)[0]
+def scattered(x: jax.Array, g: jax.Array, axes: Mapping[int, Axis], monoid: Monoid = "max") -> jax.Array:
+    """The transpose of `picked`: g where the largest elements are, added up."""
+    for taps, dim, axis in reversed(_first_taps(x, axes, monoid)):
+        g = _bind(taps, g, role="spread", monoid="add", dim=dim, axis=axis)
+    return g
 
 
-max_p.def_impl(functools.partial(jax.jit, static_argnames=("geometry", "role"))(_run))
+def _stages(axes: Mapping[int, Axis], monoid: Monoid) -> list[tuple[int, Axis]]:
+    """The short windows that they are made of, those of the last axis first."""
+    moving = [dim for dim in sorted(axes, reverse=True) if axes[dim] != Axis(axes[dim].n, 1, 1, 0, 0, 1, 1)]
+    return [(dim, axis) for dim in moving for axis in composed(axes[dim], monoid)]
 
 
-def _lower(ctx, *operands, geometry: Geometry, role: Part):
-    run = functools.partial(_run, geometry=geometry, role=role)
+def _first_taps(x: jax.Array, axes: Mapping[int, Axis], monoid: Monoid) -> list[tuple[jax.Array, int, Axis]]:
+    """Where the best elements are, by the taps of each of those."""
+    found = []
+    for dim, axis in _stages(axes, monoid):
+        options = {"monoid": monoid, "dim": dim, "axis": axis}
+        found.append((_bind(x, role="first", **options), dim, axis))
+        x = _bind(x, role="best", **options)
+    return found
+
+
+def composed(axis: Axis, monoid: Monoid) -> list[Axis]:
+    """Short windows one after the other that have the best element of a long one, and its first tap; or its sum.
+
+    A window of a b is one of a at each position, or at each a-th one where the steps allow it, and then one of b of
+    those, a apart. Where k has no such factor the best is that of two overlapping windows: of equal ones the former
+    wins, whose tap is the first. No short window lies outside of the image.
+    """
+    n, k, s, lo, hi, q, d = axis
+    rare = k <= 8 * TAPS and k * axis.o <= TAPS * n  # hardly more is read than there is
+    if k <= TAPS or max(q, d) > 1 or min(lo, hi) < 0:
+        return [axis]
+    a = max(a for a in range(1, TAPS + 1) if math.gcd(k, s) % a == 0)
+    if a > 1:
+        inner = Axis(n, a, a, lo % a, -(n + lo) % a, 1, 1)
+        outer = Axis(inner.o, k // a, s // a, lo // a, 0, 1, 1)
+        return [inner, *composed(_to(outer, axis.o), monoid)]
+    if rare:
+        return [axis]
+    a = max(a for a in range(1, TAPS + 1) if k % a == 0) if monoid == "add" else -(-k // 2)
+    if a == 1:
+        return [axis]
+    inner = Axis(n, a, 1, min(lo, a - 1), min(hi, a - 1), 1, 1)
+    outer = Axis(inner.o, k // a if monoid == "add" else 2, s, lo - inner.lo, 0, 1, a if monoid == "add" else k - a)
+    return [*composed(inner, monoid), _to(outer, axis.o)]
+
+
+def _to(axis: Axis, outputs: int) -> Axis:
+    """The axis with the high pad that gives it so many outputs."""
+    length = span(outputs, axis.s) + span(axis.k, axis.d) - 1
+    return axis._replace(hi=length - axis.lo - span(axis.n, axis.q))
+
+
+def _bind(*operands: jax.Array, **options: Any) -> jax.Array:
+    return window_p.bind(*alike(*operands), **options)
+
+
+# Computing ------------------------------------------------------------------------------------------------
+def never(dtype: Any, monoid: Monoid) -> Any:
+    """What does not count: zero, or what is never the best."""
+    dtype = jnp.dtype(dtype)
+    if monoid == "add":
+        return np.zeros((), dtype)
+    if dtype.kind == "b":
+        return np.asarray(monoid == "min")
+    if jnp.issubdtype(dtype, jnp.floating):
+        return np.asarray(-np.inf if monoid == "max" else np.inf, dtype)
+    return np.asarray(jnp.iinfo(dtype).min if monoid == "max" else jnp.iinfo(dtype).max, dtype)
+
+
+def _taps(x: jax.Array, dim: int, axis: Axis, fill: Any) -> list[jax.Array]:
+    """x[p(o, t)] for each tap t."""
+    pads = [(0, 0, 0)] * x.ndim
+    pads[dim] = (
+        axis.lo,
+        max(0, span(axis.o, axis.s) + span(axis.k, axis.d) - 1 - axis.lo - span(axis.n, axis.q)),
+        axis.q - 1,
+    )
+    if any(pads[dim]):
+        x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
+    last = (axis.o - 1) * axis.s + 1
+    return [jax.lax.slice_in_dim(x, t * axis.d, t * axis.d + last, axis.s, dim) for t in range(axis.k)]
+
+
+def _best(x: jax.Array, dim: int, axis: Axis, monoid: Monoid) -> jax.Array:
+    better = jax.lax.max if monoid == "max" else jax.lax.min
+    return functools.reduce(better, _taps(x, dim, axis, never(x.dtype, monoid)))
+
+
+def _first(x: jax.Array, dim: int, axis: Axis, monoid: Monoid, real: jax.Array | None = None) -> jax.Array:
+    """`real` tells along the axis where there is an image, if that is not everywhere."""
+    code = code_dtype(axis)
+    inside = jnp.ones(axis.n, bool) if real is None else real
+    begun = _taps(inside, 0, axis, False)
+    start = jnp.zeros(axis.o, code)
+    for t in reversed(range(axis.k)):
+        start = jnp.where(begun[t], code.type(t), start)
+    best, *rest = _taps(x, dim, axis, never(x.dtype, monoid))
+    taps = jnp.broadcast_to(jnp.expand_dims(start, [i for i in range(x.ndim) if i != dim]), best.shape)
+    worse = jax.lax.le if monoid == "max" else jax.lax.ge
+    for t, here in enumerate(rest, 1):
+        won = ~worse(here, best)
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            won &= best == best  # once it is not a number, it stays
+        best, taps = jnp.where(won, here, best), jnp.where(won, code.type(t), taps)
+    return taps
+
+
+def code_dtype(axis: Axis) -> np.dtype:
+    """The dtype of taps."""
+    return np.dtype(np.int8 if axis.k < 128 else np.int32)
+
+
+def _sum(x: jax.Array, dim: int, axis: Axis, taps: jax.Array | None) -> jax.Array:
+    zero = jnp.zeros((), x.dtype)
+    terms = _taps(x, dim, axis, 0)
+    if taps is not None:
+        terms = [jnp.where(taps == t, term, zero) for t, term in enumerate(terms)]
+    return functools.reduce(jax.lax.add, terms)
+
+
+def _spread(g: jax.Array, dim: int, axis: Axis, taps: jax.Array | None) -> jax.Array:
+    n, k, s, lo, _, q, d = axis
+    first, last = lo // s, -(-(lo + span(n, q)) // s)  # of the Q that hold an element
+    turns = ((k - 1) * d) // s + 1
+    shape = [1] * (g.ndim + 1)
+    shape[dim + 1] = s
+
+    def around(v: jax.Array, fill: int) -> jax.Array:
+        pads = [(0, 0, 0)] * v.ndim
+        pads[dim] = (turns - 1 - first, last - axis.o, 0)
+        return jax.lax.pad(v, jnp.asarray(fill, v.dtype), pads)
+
+    g, taps = around(g, 0), None if taps is None else around(taps, -1)
+    def at(v: jax.Array, m: int) -> jax.Array:
+        start = turns - 1 - m
+        return jnp.expand_dims(jax.lax.slice_in_dim(v, start, start + last - first, axis=dim), dim + 1)
+
+    terms = []
+    for m in range(turns):
+        here = np.arange(s) + m * s  # of each r, and the tap there
+        tap = np.where((here % d == 0) & (here // d < k), here // d, -2).reshape(shape)
+        if (tap >= 0).any():
+            there = tap >= 0 if taps is None else at(taps, m) == tap.astype(taps.dtype)
+            terms.append(jnp.where(there, at(g, m), jnp.zeros((), g.dtype)))
+    whole = functools.reduce(jax.lax.add, terms).reshape(*g.shape[:dim], (last - first) * s, *g.shape[dim + 1 :])
+    return jax.lax.slice_in_dim(whole, lo - first * s, lo - first * s + span(n, q), q, dim)
+
+
+def _run(*operands, role: Role, monoid: Monoid, dim: int, axis: Axis, real: jax.Array | None = None):
+    *taps, x = operands
+    if role == "best":
+        return _best(x, dim, axis, monoid)
+    if role == "first":
+        return _first(x, dim, axis, monoid, real)
+    wide = x.astype(accumulator(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    compute = _sum if role == "sum" else _spread
+    return compute(wide, dim, axis, taps[0] if taps else None).astype(x.dtype)
+
+
+# The primitive --------------------------------------------------------------------------------------------
+@window_p.def_abstract_eval
+def _abstract_eval(*operands, role: Role, monoid: Monoid, dim: int, axis: Axis):
+    x = operands[-1]
+    shape = list(x.shape)
+    shape[dim] = axis.n if role == "spread" else axis.o
+    return x.update(shape=tuple(shape), dtype=code_dtype(axis) if role == "first" else x.dtype, weak_type=False)
+
+
+window_p.def_impl(functools.partial(jax.jit, static_argnames=("role", "monoid", "dim", "axis"))(_run))
+
+
+def _lower(ctx, *operands, **options):
+    run = functools.partial(_run, **options)
     devices, told = divisible(ctx)
     if devices > 1:
-        run, ctx = _divided(run, ctx.avals_in[0], geometry, role, devices), told
+        run, ctx = _divided(run, ctx.avals_in, devices, **options), told
     return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
 
-mlir.register_lowering(max_p, _lower)
+mlir.register_lowering(window_p, _lower)
 
 
-def _divided(whole, x: Any, geometry: Geometry, role: Part, devices: int):
-    spec, rank = geometry.spec(x.shape), len(geometry.window)
-    kinds = {"value": "xy", "pick": "xxy", "scatter": "xyx"}[role]
-    names = " ".join(("b", *(f"s{j}" for j in range(rank)), "g"))
-    rule = f"{', '.join(names for _ in kinds[1:])} -> {names}"
-    space = tuple(f"s{j}" for j in range(rank))
+def _divided(whole, avals: Any, devices: int, *, role: Role, monoid: Monoid, dim: int, axis: Axis):
+    v = avals[-1]
+    along = lambda value, other: (*(other,) * dim, value, *(other,) * (v.ndim - dim - 1))
+    spec = ConvSpec(  # of which every axis of the array is one of space
+        (1, *v.shape[:dim], axis.n, *v.shape[dim + 1 :], 1),
+        (*along(axis.k, 1), 1, 1),
+        strides=along(axis.s, 1),
+        padding=along((axis.lo, axis.hi), (0, 0)),
+        input_dilation=along(axis.q, 1),
+        kernel_dilation=along(axis.d, 1),
+    )
+    kinds = ("y" if len(avals) > 1 else "") + ("yx" if role == "spread" else "xy")
+    space = tuple(f"s{j}" for j in range(v.ndim))
+    rule = f"{', '.join([' '.join(space)] * len(avals))} -> {' '.join(space)}"
 
     def choose(mesh, given):
-        over = layout.layout(spec, mesh, given, {"x": x.dtype.itemsize, "y": x.dtype.itemsize})
+        given = {kind: ((), *entries, ()) for kind, entries in given.items()}
+        over = layout.layout(spec, mesh, given, {"x": v.dtype.itemsize, "y": v.dtype.itemsize})
+        names, parts = over.names(f"s{dim}"), over.parts(f"s{dim}")
 
-        def compute(v, *other):
-            own = list(geometry.padding)
-            fetch, add, owning = v, [], []
-            for j, axis in enumerate(spec.axes):
-                axes, parts = over.names(f"s{j}"), over.parts(f"s{j}")
-                if parts > 1:
-                    of = blocks(axis, parts)
-                    fetch = shards.fetched(fetch, 1 + j, of, axes, lowest(v.dtype))
-                    add.append(shards.fetching(1 + j, of, axes))
-                    owning.append(shards.owning(1 + j, of, axes))
-                    own[j] = (0, 0)
-            rows, mine = shards.composed(add), shards.composed(owning)
-            local = functools.partial(_run, geometry=geometry._replace(padding=tuple(own)), role=role)
-            if role == "value":
-                return mine.transpose(local(fetch))
-            if role == "pick":
-                return mine.transpose(local(fetch, rows.apply(*other)))
-            return rows.transpose(local(fetch, mine.apply(*other)))
+        def compute(*operands):
+            run = functools.partial(_run, role=role, monoid=monoid, dim=dim)
+            if parts == 1:
+                return run(*operands, axis=axis)
+            of = blocks(axis, parts)
+            rows, mine = shards.fetching(dim, of, names), shards.owning(dim, of, names)
+            *taps, last = operands
+            taps = [mine.apply(v) for v in taps]
+            if role == "spread":
+                return rows.transpose(run(*taps, mine.apply(last), axis=of.local))
+            fetched = shards.fetched(last, dim, of, names, never(last.dtype, monoid))
+            real = shards.present(of, names) if role == "first" else None
+            return mine.transpose(run(*taps, fetched, axis=of.local, real=real))
 
-        return lambda kind: over.entries(kind, rank), compute
+        return lambda kind: over.entries(kind, v.ndim)[1:-1], compute
 
     return spmd.partitioned(whole, (rule, {"permutation_factors": space}), devices, kinds, choose)
 
 
-def _jvp(primals, tangents, *, geometry: Geometry, role: Part):
-    x, moving = primals[0], tangents[-1]
-    y = max_p.bind(*primals, geometry=geometry, role=role)
-    if isinstance(moving, ad.Zero):  # it is x that moves, on which the others do not depend
-        return y, zeros(y.shape, y.dtype, y)
-    return y, max_p.bind(*alike(x, moving), geometry=geometry, role="pick" if role == "value" else role)
+def _jvp(primals, tangents, **options):
+    y = window_p.bind(*primals, **options)
+    if options["role"] == "first" or isinstance(tangents[-1], ad.Zero):
+        return y, ad.Zero(jax.typeof(y).to_tangent_aval())
+    if options["role"] == "best":
+        taps = window_p.bind(*primals, **{**options, "role": "first"})
+        return y, _bind(taps, tangents[-1], **{**options, "role": "sum", "monoid": "add"})
+    return y, _bind(*primals[:-1], tangents[-1], **options)
 
 
-def _transpose(ct, x, other, *, geometry: Geometry, role: Part):
-    return None, max_p.bind(*alike(x, ct), geometry=geometry, role=TRANSPOSED[role])
+def _transpose(ct, *operands, **options):
+    *taps, _ = operands
+    return *(None for _ in taps), _bind(*taps, ct, **{**options, "role": TRANSPOSED[options["role"]]})
 
 
-def _batch(args, dims, *, geometry: Geometry, role: Part):
+def _batch(args, dims, **options):
     size = next(v.shape[d] for v, d in zip(args, dims, strict=True) if d is not None)
     first = lambda v, d: jnp.broadcast_to(v, (size, *v.shape)) if d is None else jnp.moveaxis(v, d, 0)
     args = [first(v, d) for v, d in zip(args, dims, strict=True)]
-    if size == 0:
-        y = jax.eval_shape(functools.partial(_run, geometry=geometry, role=role), *(v[0] for v in args))
-        return zeros((0, *y.shape), y.dtype, *args), 0
-    args = [v.reshape(size * v.shape[1], *v.shape[2:]) for v in args]
-    y = max_p.bind(*alike(*args), geometry=geometry, role=role)
-    return y.reshape(size, y.shape[0] // size, *y.shape[1:]), 0
+    return _bind(*args, **{**options, "dim": options["dim"] + 1}), 0
 
 
-ad.primitive_jvps[max_p] = _jvp
-ad.primitive_transposes[max_p] = _transpose
-batching.primitive_batchers[max_p] = _batch
+ad.primitive_jvps[window_p] = _jvp
+ad.primitive_transposes[window_p] = _transpose
+batching.primitive_batchers[window_p] = _batch

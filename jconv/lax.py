@@ -1,4 +1,4 @@
-"""The convolutions of `jax.lax`, computed by jconv: the same signatures, defaults, dtypes and errors.
+"""The convolutions and pools of `jax.lax`, computed by jconv: the same signatures, defaults, dtypes and errors.
 
 A program that takes its convolutions from jax.lax takes them from here instead, and layer libraries take
 `conv_general_dilated` as an argument (Flax: ``nnx.Conv(..., conv_general_dilated=...)``). Each of them is the function
@@ -23,9 +23,9 @@ from ._accelerate import replace
 
 
 def _drop_in(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`fn(lhs, rhs, ...)` of jax.lax with its convolution replaced; `lhs` and `rhs` are its arrays."""
+    """`fn(lhs, rhs, ...)` or `fn(operand, ...)` of jax.lax with what it computes replaced; those are its arrays."""
     signature = inspect.signature(fn)
-    arrays = [name for name in ("lhs", "rhs") if name in signature.parameters]
+    arrays = [name for name in ("lhs", "rhs", "operand") if name in signature.parameters]
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> jax.Array:
@@ -55,3 +55,5 @@ conv_general_dilated_patches = _drop_in(jax.lax.conv_general_dilated_patches)
 """`jax.lax.conv_general_dilated_patches`: the window of each output, as its channels."""
 conv_transpose = _drop_in(jax.lax.conv_transpose)
 """`jax.lax.conv_transpose`: the transposed convolution with lax's pads."""
+reduce_window = _drop_in(jax.lax.reduce_window)
+"""`jax.lax.reduce_window`: the largest, the smallest or the sum of each window; any other operation is lax's."""

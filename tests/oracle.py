@@ -99,3 +99,23 @@ def pad(x, padding, modes):
         x = np.pad(x, config, mode=names[mode])
         x = np.take(x, range(max(-lo, 0), x.shape[axis] - max(-hi, 0)), axis)
     return x
+
+
+def windows(x, *, window, strides, padding, base_dilation, window_dilation, best):
+    """The flat index in x of the best element of each window over all axes of x, -1 where there is none.
+
+    `best(candidate, held)` tells whether a later element takes the place of the one that is held.
+    """
+    axes = list(zip(x.shape, window, strides, padding, base_dilation, window_dilation, strict=True))
+    out = tuple(_output(n, k, lo, hi, s, q, d) for n, k, s, (lo, hi), q, d in axes)
+    index = np.full(out, -1)
+    flat = np.arange(x.size).reshape(x.shape)
+    for at in np.ndindex(*out):
+        rows = []
+        for o, (n, k, s, (lo, _), q, d) in zip(at, axes, strict=True):
+            places = [divmod(o * s + t * d - lo, q) for t in range(k)]
+            rows.append([p for p, rest in places if rest == 0 and 0 <= p < n])
+        for p in itertools.product(*rows):
+            if index[at] < 0 or best(x[p], x.flat[index[at]]):
+                index[at] = flat[p]
+    return index

@@ -1,8 +1,8 @@
-"""Evaluating a jaxpr with the convolutions in it replaced.
+"""Evaluating a jaxpr with the convolutions and pools in it replaced.
 
 What becomes of a primitive stands in `RULES`: a convolution becomes a role of jconv, and what has jaxprs inside (jit,
-scan, while, cond, checkpoint, shard_map, custom derivatives) is built anew around the replaced ones. What has no rule
-stays.
+scan, while, cond, checkpoint, shard_map, custom derivatives) is built anew around the replaced ones. A pool becomes
+windows of jconv. What has no rule stays.
 """
 
 from __future__ import annotations
@@ -20,14 +20,21 @@ from .._jaxprs import equations, inner, opened
 from .._layouts import Moved, apart, bind, joined, passed_on, settled, transposed
 from .._plan import Plans
 from .._primitive import ClosedJaxpr, Literal, conv_p
+from ._pools import NAMES, pooled
 from ._role import Replacement, View, plan
 
 CONVOLUTION = "conv_general_dilated"
 
 
-def has_convolution(jaxpr: Any) -> bool:
+def to_replace(jaxpr: Any) -> bool:
     """Whether there is something to replace, at any depth."""
-    return any(eqn.primitive.name == CONVOLUTION for eqn in equations(jaxpr))
+    return any(eqn.primitive.name == CONVOLUTION or eqn.primitive.name in NAMES for eqn in equations(jaxpr))
+
+
+def bound(eqn: Any, args: list[Any]) -> list[Any]:
+    """A pool by jconv, and any other equation as it stands."""
+    found = pooled(eqn, args) if eqn.primitive.name in NAMES else None
+    return bind(eqn, args) if found is None else found
 
 
 def is_plain(eqn: Any) -> bool:
@@ -64,21 +71,21 @@ class Replacer:
     def equation(self, eqn: Any, args: list[Any]) -> Sequence[Any]:
         """The results of one equation."""
         name = eqn.primitive.name
-        to_replace = name == CONVOLUTION or any(map(has_convolution, inner(eqn)))
-        if not to_replace and any(isinstance(arg, Moved) for arg in args):
+        is_replaced = name == CONVOLUTION or any(map(to_replace, inner(eqn)))
+        if not is_replaced and any(isinstance(arg, Moved) for arg in args):
             results = PASS_ON.get(name, _passed_on)(self, eqn, args)
             if results is not None:
                 return results
-        if to_replace and name in RULES:
+        if is_replaced and name in RULES:
             title = eqn.params.get("name")
             outer, self.path = self.path, (*self.path, f"{name} {title}" if title else name)
             try:
                 return RULES[name](self, eqn, args if name == CONVOLUTION else list(map(settled, args)))
             finally:
                 self.path = outer
-        if to_replace:
+        if is_replaced:
             self.leave(eqn)
-        return bind(eqn, list(map(settled, args)))
+        return bound(eqn, list(map(settled, args)))
 
     def note(self, eqn: Any, path: tuple[str, ...], view: View | str) -> None:
         """Keeps account of one convolution: as what it is computed, or why it is left."""
@@ -95,7 +102,7 @@ class Replacer:
 
     def closed(self, jaxpr: Any) -> Any:
         """A closed jaxpr with its convolutions replaced, over the same inputs."""
-        if not has_convolution(jaxpr):
+        if not to_replace(jaxpr):
             return jaxpr
         return jax.make_jaxpr(lambda *args: self.run(jaxpr, args))(*(_shape(v.aval) for v in opened(jaxpr).invars))
 
@@ -221,7 +228,7 @@ RULES: dict[str, Rule] = {
 
 # And where there is nothing to replace, but an operand is `Moved`: None where that has to be settled ------
 def _passed_on(replacer, eqn, args):
-    return passed_on(eqn, args)
+    return passed_on(eqn, args, bound)
 
 
 def _jit_of_moved(replacer, eqn, args):

@@ -335,12 +335,12 @@ def replace(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 @named
 def accelerate(fn: Callable[..., Any], *, algorithm: str | Algorithms = "auto") -> Accelerated:
-    """A function with every convolution of jax.lax in it replaced by jconv's: y = fn(x), sooner.
+    """A function with every convolution and pool of jax.lax in it replaced by jconv's: y = fn(x), sooner.
 
     It works on any function that JAX can trace, however its convolutions came there (Flax, Haiku, Equinox, Keras, lax
     itself), and on a whole training step: convolutions that are gradients are computed as the gradients that they are.
     The result can be jitted, differentiated and vmapped as before. Convolutions inside jit, scan, while, cond,
-    checkpoint, shard_map and custom derivatives are replaced too.
+    checkpoint, shard_map and custom derivatives are replaced too, and so are maxima, minima and sums over windows.
 
     Whatever `fn` does beside computing stays as it is. Leaves of arguments and results that are no arrays (functions,
     strings, Python numbers) pass as they are. Dicts and lists among the arguments, objects of Flax nnx and variables of

@@ -45,8 +45,8 @@ def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...], fill: An
     else:
         window = jax.lax.dynamic_slice_in_dim(v, of.start(rank) + low, of.window, axis=dim)
     if fill != 0:
-        at = jax.lax.broadcasted_iota(jnp.int32, window.shape, dim) + of.start(rank) + rank * of.block
-        window = jnp.where((at >= 0) & (at < of.size), window, jnp.full((), fill, window.dtype))
+        real = jnp.expand_dims(present(of, names), [i for i in range(v.ndim) if i != dim])
+        window = jnp.where(real, window, jnp.full((), fill, window.dtype))
     for edge in of.edges:
         window += pad(_given(block, dim, edge, rank, names), dim, (edge.at, of.window - edge.at - edge.rows))
     return window
@@ -64,6 +64,13 @@ def _given(block: jax.Array, dim: int, edge: Edge, rank: jax.Array, names: tuple
         return jax.lax.rev(rows, (dim,))
     shape = (*rows.shape[:dim], edge.rows, *rows.shape[dim + 1 :])
     return rows if edge.step else jnp.broadcast_to(rows, shape)
+
+
+def present(of: Blocks, names: tuple[str, ...]) -> jax.Array:
+    """Which rows of a device's window there are, and not beyond the image."""
+    rank = jax.lax.axis_index(names)
+    at = jnp.arange(of.window) + of.start(rank) + rank * of.block
+    return (at >= 0) & (at < of.size)
 
 
 def fetching(dim: int, of: Blocks, names: tuple[str, ...]) -> Map:
