@@ -30,15 +30,16 @@ XLA's own way to divide gradients of windows gives wrong ones where windows over
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import numpy as np
 from jax import numpy as jnp
 
-from ._algorithms.base import accumulator
+from ._algorithms.base import accumulator, zeros
 from ._partition import layout, shards, spmd
 from ._partition.blocks import blocks
 from ._primitive import Primitive, ad, alike, batching, divisible, mlir
@@ -146,42 +147,74 @@ def never(dtype: Any, monoid: Monoid) -> Any:
     return np.asarray(jnp.iinfo(dtype).min if monoid == "max" else jnp.iinfo(dtype).max, dtype)
 
 
-def _taps(x: jax.Array, dim: int, axis: Axis, fill: Any) -> list[jax.Array]:
-    """x[p(o, t)] for each tap t."""
-    pads = [(0, 0, 0)] * x.ndim
-    pads[dim] = (
-        axis.lo,
-        max(0, span(axis.o, axis.s) + span(axis.k, axis.d) - 1 - axis.lo - span(axis.n, axis.q)),
-        axis.q - 1,
-    )
-    if any(pads[dim]):
-        x = jax.lax.pad(x, jnp.asarray(fill, x.dtype), pads)
-    last = (axis.o - 1) * axis.s + 1
-    return [jax.lax.slice_in_dim(x, t * axis.d, t * axis.d + last, axis.s, dim) for t in range(axis.k)]
+def _rows(v: jax.Array, dim: int, start: int, count: int, step: int, fill: Any) -> jax.Array:
+    """Every `step`-th element along an axis, so many from `start` on; `fill` where there is none."""
+    n = v.shape[dim]
+    first = min(count, max(0, -(start // step)))
+    last = max(first, min(count, -((start - n) // step)))
+    if first == last:
+        first = last = 0
+        v = jax.lax.slice_in_dim(v, 0, 0, axis=dim)
+    else:
+        at = start + first * step
+        v = jax.lax.slice_in_dim(v, at, at + (last - first - 1) * step + 1, step, dim)
+    if last - first == count:
+        return v
+    pads = [(0, 0, 0)] * v.ndim
+    pads[dim] = (first, count - last, 0)
+    return jax.lax.pad(v, jnp.asarray(fill, v.dtype), pads)
+
+
+def _joined(dim: int, ends: list[int], compute: Callable[[int, int], jax.Array]) -> jax.Array:
+    """`compute(first, last)` of the parts of an axis, joined: what hangs over an end is computed apart.
+
+    Where it is not, XLA asks for each element whether it lies in the padding, one by one.
+    """
+    ends = sorted({max(ends[0], min(end, ends[-1])) for end in ends})
+    parts = [compute(*pair) for pair in itertools.pairwise(ends)]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, dim)
+
+
+def _over(axis: Axis, dim: int, compute: Callable[[Callable[..., list[jax.Array]], int, int], jax.Array]) -> jax.Array:
+    """What `compute(taps, first, last)` makes of outputs; `taps(v, fill, dim)` are v[p(o, t)] for each t."""
+    n, k, s, lo, _, q, d = axis
+    inside = [-(-lo // s), (lo + span(n, q) - span(k, d)) // s + 1]  # between them windows have no padding
+
+    def part(first: int, last: int) -> jax.Array:
+        def taps(v: jax.Array, fill: Any, dim: int = dim) -> list[jax.Array]:
+            if q > 1:
+                v = jax.lax.pad(v, jnp.asarray(fill, v.dtype), [(0, 0, (q - 1) * (i == dim)) for i in range(v.ndim)])
+            return [_rows(v, dim, first * s + t * d - lo, last - first, s, fill) for t in range(k)]
+
+        return compute(taps, first, last)
+
+    return _joined(dim, [0, *(inside if inside[0] < inside[1] else []), axis.o], part)
 
 
 def _best(x: jax.Array, dim: int, axis: Axis, monoid: Monoid) -> jax.Array:
     better = jax.lax.max if monoid == "max" else jax.lax.min
-    return functools.reduce(better, _taps(x, dim, axis, never(x.dtype, monoid)))
+    return _over(axis, dim, lambda taps, *_: functools.reduce(better, taps(x, never(x.dtype, monoid))))
 
 
 def _first(x: jax.Array, dim: int, axis: Axis, monoid: Monoid, real: jax.Array | None = None) -> jax.Array:
     """`real` tells along the axis where there is an image, if that is not everywhere."""
-    code = code_dtype(axis)
+    code, worse = code_dtype(axis), jax.lax.le if monoid == "max" else jax.lax.ge
     inside = jnp.ones(axis.n, bool) if real is None else real
-    begun = _taps(inside, 0, axis, False)
-    start = jnp.zeros(axis.o, code)
-    for t in reversed(range(axis.k)):
-        start = jnp.where(begun[t], code.type(t), start)
-    best, *rest = _taps(x, dim, axis, never(x.dtype, monoid))
-    taps = jnp.broadcast_to(jnp.expand_dims(start, [i for i in range(x.ndim) if i != dim]), best.shape)
-    worse = jax.lax.le if monoid == "max" else jax.lax.ge
-    for t, here in enumerate(rest, 1):
-        won = ~worse(here, best)
-        if jnp.issubdtype(x.dtype, jnp.floating):
-            won &= best == best  # once it is not a number, it stays
-        best, taps = jnp.where(won, here, best), jnp.where(won, code.type(t), taps)
-    return taps
+
+    def part(taps, first, last):
+        start = jnp.zeros(last - first, code)
+        for t, begun in reversed(list(enumerate(taps(inside, False, 0)))):
+            start = jnp.where(begun, code.type(t), start)
+        best, *rest = taps(x, never(x.dtype, monoid))
+        found = jnp.broadcast_to(jnp.expand_dims(start, [i for i in range(x.ndim) if i != dim]), best.shape)
+        for t, here in enumerate(rest, 1):
+            won = ~worse(here, best)
+            if jnp.issubdtype(x.dtype, jnp.floating):
+                won &= best == best  # once it is not a number, it stays
+            best, found = jnp.where(won, here, best), jnp.where(won, code.type(t), found)
+        return found
+
+    return _over(axis, dim, part)
 
 
 def code_dtype(axis: Axis) -> np.dtype:
@@ -189,43 +222,45 @@ def code_dtype(axis: Axis) -> np.dtype:
     return np.dtype(np.int8 if axis.k < 128 else np.int32)
 
 
-def _sum(x: jax.Array, dim: int, axis: Axis, taps: jax.Array | None) -> jax.Array:
-    zero = jnp.zeros((), x.dtype)
-    terms = _taps(x, dim, axis, 0)
-    if taps is not None:
-        terms = [jnp.where(taps == t, term, zero) for t, term in enumerate(terms)]
-    return functools.reduce(jax.lax.add, terms)
+def _sum(x: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Array:
+    def part(taps, first, last):
+        terms = taps(x, 0)
+        if chosen is not None:
+            of = jax.lax.slice_in_dim(chosen, first, last, axis=dim)
+            terms = [jnp.where(of == t, term, jnp.zeros((), x.dtype)) for t, term in enumerate(terms)]
+        return functools.reduce(jax.lax.add, terms)
+
+    return _over(axis, dim, part)
 
 
-def _spread(g: jax.Array, dim: int, axis: Axis, taps: jax.Array | None) -> jax.Array:
+def _spread(g: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Array:
     n, k, s, lo, _, q, d = axis
-    first, last = lo // s, -(-(lo + span(n, q)) // s)  # of the Q that hold an element
-    turns = ((k - 1) * d) // s + 1
-    shape = [1] * (g.ndim + 1)
-    shape[dim + 1] = s
+    begin, end = lo // s, -(-(lo + span(n, q)) // s)  # of the Q that hold an element
+    turns = (k - 1) * d // s + 1
+    here = np.arange(turns * s).reshape(turns, s)  # r + m s
+    tap = np.where((here % d == 0) & (here // d < k), here // d, -2)
+    zero = jnp.zeros((), g.dtype)
 
-    def around(v: jax.Array, fill: int) -> jax.Array:
-        pads = [(0, 0, 0)] * v.ndim
-        pads[dim] = (turns - 1 - first, last - axis.o, 0)
-        return jax.lax.pad(v, jnp.asarray(fill, v.dtype), pads)
+    def part(first: int, last: int) -> jax.Array:
+        at = lambda v, m, fill: jnp.expand_dims(_rows(v, dim, first - m, last - first, 1, fill), dim + 1)
+        terms = []
+        for m in range(turns):
+            if (tap[m] >= 0).any() and first - m < axis.o and last - m > 0:
+                of = tap[m].reshape([s if i == dim + 1 else 1 for i in range(g.ndim + 1)])
+                there = of >= 0 if chosen is None else at(chosen, m, -1) == of.astype(chosen.dtype)
+                terms.append(jnp.where(there, at(g, m, 0), zero))
+        if not terms:
+            return zeros((*g.shape[:dim], last - first, s, *g.shape[dim + 1 :]), g.dtype, g)
+        return functools.reduce(jax.lax.add, terms)
 
-    g, taps = around(g, 0), None if taps is None else around(taps, -1)
-    def at(v: jax.Array, m: int) -> jax.Array:
-        start = turns - 1 - m
-        return jnp.expand_dims(jax.lax.slice_in_dim(v, start, start + last - first, axis=dim), dim + 1)
-
-    terms = []
-    for m in range(turns):
-        here = np.arange(s) + m * s  # of each r, and the tap there
-        tap = np.where((here % d == 0) & (here // d < k), here // d, -2).reshape(shape)
-        if (tap >= 0).any():
-            there = tap >= 0 if taps is None else at(taps, m) == tap.astype(taps.dtype)
-            terms.append(jnp.where(there, at(g, m), jnp.zeros((), g.dtype)))
-    whole = functools.reduce(jax.lax.add, terms).reshape(*g.shape[:dim], (last - first) * s, *g.shape[dim + 1 :])
-    return jax.lax.slice_in_dim(whole, lo - first * s, lo - first * s + span(n, q), q, dim)
+    whole = _joined(dim, [begin, *([turns - 1, axis.o] if turns <= axis.o else []), end], part)
+    whole = whole.reshape(*g.shape[:dim], (end - begin) * s, *g.shape[dim + 1 :])
+    return jax.lax.slice_in_dim(whole, lo - begin * s, lo - begin * s + span(n, q), q, dim)
 
 
 def _run(*operands, role: Role, monoid: Monoid, dim: int, axis: Axis, real: jax.Array | None = None):
+    if span(axis.k, axis.d) > axis.s:  # what makes an operand is not computed anew for each window that has it
+        operands = jax.lax.optimization_barrier(operands)
     *taps, x = operands
     if role == "best":
         return _best(x, dim, axis, monoid)
