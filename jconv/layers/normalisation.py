@@ -66,6 +66,19 @@ def _squared(v):
     return jnp.square(v.real) + jnp.square(v.imag) if jnp.iscomplexobj(v) else jnp.square(v)
 
 
+def _moments(x, average: Callable, spread: Callable):
+    """Mean, centre and variance of x, of which `average` takes the average and to which `spread` gives its shape again.
+
+    For any constant c the variance is average((x - c)²) - (average(x) - c)², and (x - mean) slope is (x - c) slope +
+    (c - mean) slope. With the centre c at the mean nothing cancels, and as both hold for every x their derivatives of
+    all orders are right. What differentiation sees is then small but for x - c, and the gradients need two sums over x,
+    of g and of g (x - c), where the plain formulas have four.
+    """
+    mean = average(x)
+    centre = jax.lax.stop_gradient(mean)
+    return mean, centre, average(_squared(x - spread(centre))) - _squared(mean - centre)
+
+
 @constructor
 def BatchNorm(
     *,
@@ -117,10 +130,6 @@ def BatchNorm(
         params, shape = affine(key, input_shape), array_shape(input_shape)[-1:]
         return params, {"mean": jnp.zeros(shape, dtype), "var": jnp.ones(shape, jnp.finfo(dtype).dtype)}
 
-    # For any constant c the variance is average((x - c)²) - (average(x) - c)², and y is (x - c) slope + offset, with
-    # slope = scale / sqrt(var + epsilon) and offset = bias - (mean - c) slope. With c at the mean nothing cancels, and
-    # as both hold for every x their derivatives of all orders are right. What differentiation sees is then small but
-    # for x - c, and the gradients need two sums over x, of g and of g (x - c), where the plain formula has four.
     def apply(params, state, x, *, train=False, key=None):
         x = jnp.asarray(x)
         running = {n: take(state, n, "BatchNorm", x.shape[-1:], "state") for n in ("mean", "var")}
@@ -132,10 +141,7 @@ def BatchNorm(
         if train:
             axes = tuple(range(x.ndim - 1))
             everywhere = lambda v: v if axis_name is None else jax.lax.pmean(v, axis_name)
-            average = lambda v: everywhere(jnp.mean(v, axes))
-            mean = average(x)
-            centre = jax.lax.stop_gradient(mean)
-            var = average(_squared(x - channelwise(centre, x))) - _squared(mean - centre)
+            mean, centre, var = _moments(x, lambda v: everywhere(jnp.mean(v, axes)), lambda v: channelwise(v, x))
             state = {n: _moved(running[n], batch, momentum, n) for n, batch in (("mean", mean), ("var", var))}
         else:
             mean, var = running["mean"].astype(wide), running["var"].astype(jnp.finfo(wide).dtype)
@@ -148,12 +154,6 @@ def BatchNorm(
         return y.astype(dtype), state
 
     return Layer(init, apply, name, "BatchNorm", epilogue=Epilogue(apply, streamed=alone))
-
-
-def _standardised(x, axes: tuple[int, ...], epsilon: float):
-    """(x - mean) / sqrt(var + epsilon) over some axes."""
-    mean, var = jnp.mean(x, axes, keepdims=True), jnp.var(x, axes, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(var + epsilon).astype(x.dtype)
 
 
 @constructor
@@ -208,8 +208,19 @@ def GroupNorm(
         check(x.shape[-1])
         own = _affine_params(params, "GroupNorm", x.shape[-1], use_scale, use_bias)
         dtype, wide = result_and_wide(x, [*own.values()])
-        grouped = x.astype(wide).reshape(*x.shape[:-1], num_groups, x.shape[-1] // num_groups)
-        y = _standardised(grouped, (*range(1, x.ndim - 1), x.ndim), epsilon).reshape(x.shape)
+        space, channels = tuple(range(1, x.ndim - 1)), x.shape[-1]
+
+        def average(v):  # of each channel first: a sum that leaves the last axis is a sum of vectors
+            v = jnp.mean(v, space)
+            return jnp.mean(v.reshape(-1, num_groups, channels // num_groups), -1)
+
+        def spread(v):
+            return jnp.expand_dims(jnp.repeat(v, channels // num_groups, -1), space)
+
+        x = x.astype(wide)
+        mean, centre, var = _moments(x, average, spread)
+        slope = jax.lax.rsqrt(var + epsilon).astype(wide)
+        y = (x - spread(centre)) * spread(slope) + spread((centre - mean) * slope)
         return _affine(y, own).astype(dtype), state
 
     return Layer(init, apply, name, "GroupNorm")
@@ -256,7 +267,9 @@ def LayerNorm(
         x = jnp.asarray(x)
         own = _affine_params(params, "LayerNorm", x.shape[-1], use_scale, use_bias)
         dtype, wide = result_and_wide(x, [*own.values()])
-        return _affine(_standardised(x.astype(wide), (x.ndim - 1,), epsilon), own).astype(dtype), state
+        x = x.astype(wide)
+        mean, var = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
+        return _affine((x - mean) * jax.lax.rsqrt(var + epsilon).astype(wide), own).astype(dtype), state
 
     return Layer(init, apply, name, "LayerNorm", epilogue=Epilogue(apply, streamed=alone))
 
