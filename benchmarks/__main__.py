@@ -1,9 +1,10 @@
 """`python -m benchmarks`: measures jconv beside lax, the layer libraries of JAX, PyTorch and SciPy.
 
-Layers of well-known networks in all three roles, whole training steps, 16-bit floats and 8-bit integers, a bias and
-relu after a layer, gradients of each example, what a call costs, and the limits of the machine. Writes JSON lines,
-Markdown and a picture. `python -m benchmarks --device gpu` measures layers on a GPU. `python -m benchmarks survey`
-measures every plan, and `python -m benchmarks fit` turns that into the prices of the forecasts.
+Whole networks in training and inference, what stands between convolutions, layers of well-known networks in all three
+roles, training steps of other libraries, 16-bit floats and 8-bit integers, a bias and relu after a layer, gradients of
+each example, what a call costs, and the limits of the machine. Writes JSON lines, Markdown and a picture.
+`python -m benchmarks --device gpu` measures layers on a GPU. `python -m benchmarks survey` measures every plan, and
+`python -m benchmarks fit` turns that into the prices of the forecasts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jconv
-from benchmarks import finish, gpu, harness, low_precision, machine, per_example, report, steps
+from benchmarks import between, finish, gpu, harness, low_precision, machine, per_example, report, steps, whole
 from benchmarks.networks import NETWORKS
 from benchmarks.peers import PEERS, Absent, Peer
 from benchmarks.peers.base import PLUGGED
@@ -29,7 +30,7 @@ from benchmarks.workloads import WORKLOADS
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS, PICTURE = ROOT / "benchmarks" / "results" / "cpu.jsonl", "docs/images/benchmark.png"
 OVERHEAD = "overhead"
-OTHERS = (low_precision.NAME, finish.NAME, per_example.NAME, OVERHEAD)
+OTHERS = (whole.NAME, between.NAME, low_precision.NAME, finish.NAME, per_example.NAME, OVERHEAD)
 QUICK_PEERS = ("lax", "torch")
 Part = tuple[str, Callable[[], list[report.Record]]]
 
@@ -77,6 +78,16 @@ def parts(
 ) -> Iterator[Part]:
     """What there is to measure, in order, as names and functions."""
     wanted = lambda name: not args.only or any(part in name for part in args.only)
+    for name in whole.NETWORKS if not args.quick else ():
+        for mode in whole.MODES:
+            if wanted(f"{whole.NAME} {name} {mode}"):
+                yield f"{whole.NAME} {name} {mode}", functools.partial(whole.measure, name, mode, effort)
+    for name in between.OPERATIONS if wanted(between.NAME) and not args.quick else ():
+        for backward in (False, True):
+            yield (
+                f"{between.NAME} {name} {between.PASSES[backward]}",
+                functools.partial(between.measure, name, backward, effort),
+            )
     for workload in filter(lambda w: wanted(w.name), WORKLOADS):
         for role in harness.ROLES:
             measure = functools.partial(harness.measure, workload, role, peers, effort, limits)

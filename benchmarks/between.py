@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ def _torch(name: str) -> Function:
     return calls[name]
 
 
-# Of each operation how jconv computes it, and how it is written on lax; those of three arguments have a scale and a bias.
+# Of each operation how jconv computes it, and how it is written on lax; those of three arguments have scale and bias.
 OPERATIONS: dict[str, tuple[Function, Function]] = {
     "max pool 3×3, stride 2": (
         lambda x: jconv.max_pool(x, (3, 3), strides=2, padding=1),
@@ -115,16 +116,16 @@ def measure(name: str, backward: bool, effort: Effort) -> list[dict[str, Any]]:
     operands = [draw(*SHAPE), *([draw(64), draw(64)] if name in WITH_PARAMETERS else [])]
     g = draw(*jax.eval_shape(by_lax, *operands).shape)
     made = {"lax": _on_jax(by_lax, backward, operands, g), "jconv": _on_jax(own, backward, operands, g)}
-    try:
+    with contextlib.suppress(Absent):  # the report names it
         made["torch"] = _on_torch(name, backward, operands, g)
-    except Absent:
-        pass  # the report names it
     expected: list[np.ndarray] = []
     for candidate, (run, back) in made.items():
         results = back(run())
         expected = expected or results
         for a, b in zip(results, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * np.max(np.abs(b)), err_msg=f"{name}: {candidate}")
-    figures = measured({k: run for k, (run, _) in made.items()}, {k: seconds(run) for k, (run, _) in made.items()}, effort)
+    figures = measured(
+        {k: run for k, (run, _) in made.items()}, {k: seconds(run) for k, (run, _) in made.items()}, effort
+    )
     cell = {"kind": NAME, "operation": name, "pass": PASSES[backward]}
     return [{**cell, "candidate": candidate, **found} for candidate, found in figures.items()]

@@ -22,12 +22,14 @@ BEHIND = {"jconv": (0.95, 0.4), PLUGGED: (0.95, 0.8)}
 NAMES = {
     "jconv": "jconv",
     PLUGGED: "jconv with plug-ins",
+    "jconv folded": "jconv, norms folded",
     "jconv:xla": "jconv, xla",
     "flax": "Flax nnx",
     "haiku": "Haiku",
     "equinox": "Equinox",
     "keras": "Keras on JAX",
     "torch": "PyTorch",
+    "torch.compile": "PyTorch compiled",
     "scipy": "SciPy",
     "lax": "lax",
 }
@@ -193,6 +195,34 @@ def step_table(records: list[Record]) -> list[str]:
     return markdown(["training step, ms", *(NAMES[n] for n in libraries)], rows)
 
 
+def ratio_table(records: list[Record], kind: str, words: Sequence[str]) -> list[str]:
+    """Milliseconds of jconv, and how many times as long the others take, with the geometric mean of each column.
+
+    `words` are the names of what tells a row from the others. Of jconv with plug-ins, where there are any.
+    """
+    cells: dict[tuple[str, ...], dict[str, float]] = {}
+    for r in of_kind(records, kind):
+        cells.setdefault(tuple(r[word] for word in words), {})[r["candidate"]] = r["ms"]
+    if not cells:
+        return []
+    own = [n for n in (PLUGGED, "jconv") if any(n in cell for cell in cells.values())]
+    others = [n for n in NAMES if n not in own and any(n in cell for cell in cells.values())]
+    columns = [(other, mine) for mine in own for other in others]
+    ratio = lambda cell, other, mine: cell[other] / cell[mine] if {other, mine} <= cell.keys() else None
+    rows = [
+        [*key, *(milliseconds(cell.get(n)) for n in own), *(number(ratio(cell, *column)) for column in columns)]
+        for key, cell in cells.items()
+    ]
+    for last in sorted({key[-1] for key in cells}, reverse=True):
+        found = [[ratio(cell, *column) for key, cell in cells.items() if key[-1] == last] for column in columns]
+        means = [
+            number(float(np.exp(np.mean(np.log(known))))) if (known := [r for r in each if r]) else "" for each in found
+        ]
+        rows.append(["geometric mean", last, *("" for _ in own), *means])
+    head = [*words, *(f"{NAMES[n]}, ms" for n in own), *(f"{NAMES[other]} / {NAMES[mine]}" for other, mine in columns)]
+    return markdown(head, rows, len(words))
+
+
 def low_precision_table(records: list[Record]) -> list[str]:
     """Milliseconds of each dtype, and how many times as fast as float32 it is in the same library."""
     cells: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
@@ -253,7 +283,9 @@ def full_report(records: list[Record]) -> str:
         "",
         *layer_table(records),
     ]
-    for part in (algorithm_table(records), step_table(records), low_precision_table(records)):
+    networks = ratio_table(records, "whole", ("network", "mode"))
+    between = ratio_table(records, "between", ("operation", "pass"))
+    for part in (networks, between, algorithm_table(records), step_table(records), low_precision_table(records)):
         lines += ["", *part] if part else []
     lines += other_tables(records)
     for line in (*summary(records), *absences(records)):

@@ -21,7 +21,7 @@ import threading
 from importlib.metadata import version
 
 # The doctests' collection would leave half of the one among the modules where torch is missing, and put the other in place.
-collect_ignore = ["torch_networks.py", "peer_plugin.py"]
+collect_ignore = ["peer_plugin.py"]
 
 ON_GPU = os.environ.get("JCONV_TEST_PLATFORM", "") == "gpu"
 # Compilation takes most of the time of the tests, and with these options half of it or less. What XLA_FLAGS says prevails.

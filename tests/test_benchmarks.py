@@ -10,7 +10,7 @@ import pytest
 
 import jconv
 from benchmarks import __main__ as command
-from benchmarks import check, finish, gpu, harness, networks, report, workloads
+from benchmarks import between, check, finish, gpu, harness, networks, report, whole, workloads
 from benchmarks.peers import NotExpressible, on_jax
 from benchmarks.peers.base import OPERANDS, Layout, Prepared, rounded
 from benchmarks.steps import models
@@ -286,3 +286,21 @@ def test_layers_of_the_benchmark_of_gpus():
     assert len({w.name for w in gpu.LAYERS}) == len(gpu.LAYERS) >= 16
     with pytest.raises(SystemExit):
         gpu.main(["--device", "gpu"])
+
+
+def test_whole_networks_and_what_stands_between(monkeypatch):
+    """Every candidate gives what the others give, and the tables have their ratios."""
+    monkeypatch.setattr(whole.shutil, "which", lambda name: None)  # compiling takes PyTorch minutes
+    monkeypatch.setattr(between, "SHAPE", (2, 6, 6, 64))
+    found = [r for mode in whole.MODES for r in whole.measure("lenet5", mode, ONCE)]
+    found += [
+        r for name in between.OPERATIONS for backward in (False, True) for r in between.measure(name, backward, ONCE)
+    ]
+    assert not report.of_kind(found, "wrong")
+    assert report.ratio_table(found, "none", ("name", "pass")) == []
+    table = "\n".join(report.ratio_table(found, whole.NAME, ("network", "mode")))
+    assert "| lenet5 | training |" in table
+    assert "| geometric mean | inference |" in table
+    assert "lax / jconv" in table
+    table = "\n".join(report.ratio_table(found, between.NAME, ("operation", "pass")))
+    assert "| max pool 2×2 | forward and backward |" in table

@@ -263,7 +263,8 @@ def test_small_networks_in_keras(keras):
     ("unet", models.unet(classes=3, width=8, levels=3, **LARGE), (32, 40, 2), lambda t: t.UNet(8, 3, 2, 3)),
 ])  # fmt: skip
 def test_weights_and_outputs_of_pytorch(name, network, shape, there):
-    from tests import torch_networks
+    pytest.importorskip("torch")
+    from benchmarks.peers import torch_networks
 
     torch, module = torch_networks.torch, there(torch_networks).eval()
     shape = (2, *shape)

@@ -43,7 +43,7 @@ class Model(NamedTuple):
     channels_first: bool = False
 
 
-def stepper(model: Model, x: np.ndarray, labels: np.ndarray) -> Stepper:
+def stepper(model: Model, x: np.ndarray, labels: np.ndarray, rate: float = LEARNING_RATE) -> Stepper:
     """The model's training step, compiled; what it replaces is donated."""
 
     def loss(params: Any, state: Any, x: Any, labels: Any) -> tuple[Any, Any]:
@@ -55,7 +55,7 @@ def stepper(model: Model, x: np.ndarray, labels: np.ndarray) -> Stepper:
         params, state, velocity = carry
         (value, state), grads = jax.value_and_grad(loss, has_aux=True)(params, state, x, labels)
         velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, grads)
-        params = jax.tree.map(lambda p, v: p - LEARNING_RATE * v, params, velocity)
+        params = jax.tree.map(lambda p, v: p - rate * v, params, velocity)
         return (params, state, velocity), value
 
     carry = (model.params, model.state, jax.tree.map(jnp.zeros_like, model.params))

@@ -29,6 +29,7 @@ from .convolution import ConvTranspose as ConvTranspose
 from .convolution import Dense as Dense
 from .convolution import DepthwiseConv as DepthwiseConv
 from .convolution import SeparableConv as SeparableConv
+from .folding import fold_batch_norm as fold_batch_norm
 from .normalisation import BatchNorm as BatchNorm
 from .normalisation import Dropout as Dropout
 from .normalisation import GroupNorm as GroupNorm

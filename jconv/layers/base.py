@@ -38,7 +38,7 @@ class Geometry(NamedTuple):
 
 
 class Epilogue(NamedTuple):
-    """What is known of a layer's apply, for `Sequential` and `Streaming`.
+    """What is known of a layer's apply, for `Sequential`, `Streaming` and `fold_batch_norm`.
 
     A `Sequential` may let one layer do what the one behind it would, and `Streaming` makes the form that takes pieces
     where `streamed` says how. It is true of that function alone. A layer whose apply is replaced has none, unless it is
@@ -49,6 +49,13 @@ class Epilogue(NamedTuple):
     activation: str | None = None  # it is this one of `jconv.conv`'s activations, no more
     takes_activation: bool = False  # it has an argument `activation`, and applies it last
     streamed: Callable[[Layer], Layer] | None = None  # of the layer: its form for pieces; `alone` where it is itself
+    remade: Callable[[Sequence[Layer]], Layer] | None = None  # the layer made of other children
+    affine: Callable[[Tree, Tree], tuple[Any, Any]] | None = (
+        None  # of params and state: in inference y = x first + second
+    )
+    scaled: Callable[..., tuple[Layer, Tree]] | None = (
+        None  # of layer, params, slope, offset: those of y slope + offset
+    )
 
 
 def looks_at(axes: Sequence[_spec.Axis], *, transposed: bool = False) -> dict[str, Any]:
@@ -207,6 +214,14 @@ def _remake(function: Callable[..., Layer], args: Sequence[Any], kwargs: Tree, c
     found = lambda v: getattr(importlib.import_module(v.module), v.name) if isinstance(v, _Found) else v
     layer = function(*map(found, args), **{name: found(value) for name, value in kwargs.items()})
     return dataclasses.replace(layer, **{name: found(value) for name, value in changes.items()}) if changes else layer
+
+
+def remade(layer: Layer, **changes: Any) -> Layer:
+    """The layer, made with other arguments by keyword."""
+    assert layer.made is not None  # which public functions see to
+    function, args, kwargs, first = layer.made
+    since = {name: v for name, v in _fields(layer).items() if v is not first[name]}
+    return _remake(function, args, kwargs | changes, since)
 
 
 def constructor(function: Callable[P, Layer]) -> Callable[P, Layer]:

@@ -85,8 +85,19 @@ def Sequential(*layers: Layer, name: str | None = None) -> Layer:
                 fresh |= {child: s} if s else {}
         return x, fresh
 
-    pieces = lambda layer: Sequential(*map(streamed, layers))
-    epilogue = Epilogue(apply, takes_activation=bool(known) and known[-1].takes_activation, streamed=pieces)
+    def scaled(layer, params, slope, offset):
+        *before, (child, last) = layer.children
+        new, own = last.epilogue.scaled(last, params.get(child, {}), slope, offset)
+        again = Sequential(*(dataclasses.replace(layer, name=n) for n, layer in (*before, (child, new))))
+        return dataclasses.replace(again, name=layer.name), params | {child: own}
+
+    epilogue = Epilogue(
+        apply,
+        takes_activation=bool(known) and known[-1].takes_activation,
+        streamed=lambda layer: Sequential(*map(streamed, layers)),
+        remade=lambda layers: Sequential(*layers),
+        scaled=scaled if known and known[-1].scaled else None,
+    )
     return Layer(init, apply, name, "Sequential", children=named, epilogue=epilogue)
 
 
@@ -154,8 +165,11 @@ def _parallel(kind: str, branches: Sequence[Layer], combine: Any, name: str | No
             )
         return join(outputs), fresh
 
-    pieces = lambda layer: _parallel(kind, [streamed(branch) for branch in branches], combine, None)
-    epilogue = Epilogue(apply, streamed=pieces)
+    epilogue = Epilogue(
+        apply,
+        streamed=lambda layer: _parallel(kind, [streamed(branch) for branch in branches], combine, None),
+        remade=lambda layers: Parallel(*layers, combine=combine),  # type: ignore[arg-type]
+    )
     return Layer(init, apply, name, kind, children=named, chained=False, epilogue=epilogue)
 
 
@@ -197,4 +211,9 @@ def Residual(*layers: Layer, shortcut: Layer | None = None, name: str | None = N
             )
         return pair.init(key, input_shape)
 
-    return dataclasses.replace(pair, init=init)
+    def remade(layers):
+        inside, way = layers
+        return Residual(*(layer for _, layer in inside.children), shortcut=None if shortcut is None else way)
+
+    assert pair.epilogue is not None
+    return dataclasses.replace(pair, init=init, epilogue=pair.epilogue._replace(remade=remade))

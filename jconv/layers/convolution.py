@@ -35,6 +35,7 @@ from .base import (
     window_of,
 )
 from .composition import Sequential
+from .folding import scaled
 
 
 def _check_kernel(kind: str, shape: Shape, channels: Shape, kernel_size: int | Sequence[int], x: jax.Array) -> None:
@@ -195,7 +196,17 @@ def _make_conv(
         biases = 0 if use_bias else math.prod(spec.output_spatial) * spec.out_features
         return Geometry(connections=spec.num_connections - biases, macs=spec.macs, **looks_at(spec.axes))
 
-    epilogue = Epilogue(apply, takes_activation=not local, streamed=None if local else streamed)
+    def scaled_locally(layer, params, slope, offset):
+        kernel = params["kernel"]
+        places = kernel.shape[: (kernel.ndim - 2) // 2]
+        return scaled(layer, params, slope, jnp.broadcast_to(offset, (*places, *offset.shape)))
+
+    epilogue = Epilogue(
+        apply,
+        takes_activation=not local,
+        streamed=None if local else streamed,
+        scaled=None if pieces else scaled_locally if local else scaled,
+    )
     return Layer(init, apply, name, kind, geometry, epilogue=epilogue)
 
 
@@ -616,7 +627,13 @@ def ConvTranspose(
         macs = positions(input_shape) * spec.num_weights  # each element meets the whole window
         return Geometry(connections=macs + biases, macs=macs, **looks_at(spec.axes, transposed=True))
 
-    layer = Layer(init, apply, name, kind, geometry)
+    def scaled_transposed(layer, params, slope, offset):
+        # kernel[..., f, i] belongs to output f of the group of input i
+        own = slope.reshape(feature_group_count, -1)
+        own = jnp.repeat(own.T, params["kernel"].shape[-1] // feature_group_count, axis=1)
+        return scaled(layer, params, slope, offset, kernel_slope=own)
+
+    layer = Layer(init, apply, name, kind, geometry, epilogue=Epilogue(apply, scaled=scaled_transposed))
     return layer
 
 
@@ -675,5 +692,5 @@ def Dense(
         count, one = positions(input_shape), pointwise.geometry((1, input_shape[-1]))  # type: ignore
         return Geometry(connections=count * one.connections, macs=count * one.macs)
 
-    epilogue = Epilogue(pointwise.apply, takes_activation=True, streamed=alone)
+    epilogue = Epilogue(pointwise.apply, takes_activation=True, streamed=alone, scaled=scaled)
     return Layer(init, pointwise.apply, name, "Dense", geometry, epilogue=epilogue)

@@ -15,6 +15,7 @@ from .base import (
     Epilogue,
     Layer,
     Shape,
+    alike,
     alone,
     array_shape,
     channelwise,
@@ -153,7 +154,16 @@ def BatchNorm(
         y = (x - channelwise(centre, x)) * channelwise(slope, x) + channelwise(offset, x)
         return y.astype(dtype), state
 
-    return Layer(init, apply, name, "BatchNorm", epilogue=Epilogue(apply, streamed=alone))
+    def as_affine(params, state):
+        mean, var = (take(state, n, "BatchNorm", argument="state") for n in ("mean", "var"))
+        own = _affine_params(params, "BatchNorm", mean.shape[0], use_scale, use_bias)
+        mean, var, *own = alike(
+            [mean, var, *(own.get(n, jnp.full_like(mean, x)) for n, x in (("scale", 1), ("bias", 0)))]
+        )
+        slope = jax.lax.rsqrt(var + epsilon) * own[0]
+        return slope, own[1] - mean * slope
+
+    return Layer(init, apply, name, "BatchNorm", epilogue=Epilogue(apply, streamed=alone, affine=as_affine))
 
 
 @constructor

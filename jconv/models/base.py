@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from .._names import nearest
 from .._spec import integer
-from ..layers import Activation, Dense, Layer
+from ..layers import Activation, Dense, Epilogue, Layer
 from ..layers.base import array_shape
 
 T = TypeVar("T")
@@ -48,4 +48,6 @@ def sized(network: Layer, what: str, *, at_least: int = 1, multiple: int = 1) ->
         check(x.shape, "x")
         return network.apply(params, state, x, train=train, key=key)
 
-    return dataclasses.replace(network, init=init, apply=apply)
+    known = network.epilogue
+    epilogue = Epilogue(apply, remade=known.remade if known else None)
+    return dataclasses.replace(network, init=init, apply=apply, epilogue=epilogue)

@@ -1,8 +1,8 @@
 """Networks written in plain torch.nn, with torchvision's names of modules: what jconv.models is compared with."""
 
-import pytest
+from .base import load
 
-torch = pytest.importorskip("torch")
+torch = load("torch")
 nn, F = torch.nn, torch.nn.functional
 
 
