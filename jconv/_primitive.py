@@ -114,7 +114,7 @@ def _abstract_eval(a, b, *bias, request: Request):
 def _impl(a, b, *bias, request: Request):
     """Compiles and runs the call, anew where another plan is chosen by now."""
     call = request.call(a.dtype)
-    platforms = frozenset(map(platform_of, _devices(a, b, *bias)))
+    platforms = frozenset(map(platform_of, devices_of(a, b, *bias)))
     if request.plan == "tuned":
         measure_missing(call._replace(platform=platform_of(this_device())))
         able = _choices(request.plan, call, platforms)  # what is tuned may change at any time
@@ -123,7 +123,7 @@ def _impl(a, b, *bias, request: Request):
     return _compiled(a, b, *bias, able=able, request=request)
 
 
-def _devices(*operands) -> set[Any]:
+def devices_of(*operands) -> set[Any]:
     """The devices that operands are on."""
     return set().union(*(v.devices() for v in operands if isinstance(v, jax.Array))) or {this_device()}
 
@@ -151,7 +151,7 @@ def _compiled(*operands, able, request):
 @lowered_p.def_impl
 def _eager(*operands, request: Request):
     """Where `jax.disable_jit` has each operation of a plan run by itself."""
-    return _run(platform_of(next(iter(_devices(*operands)))), *operands, request=request)
+    return _run(platform_of(next(iter(devices_of(*operands)))), *operands, request=request)
 
 
 def _run(platform: str | None, a, b, bias=None, *, request: Request, portable=False, whole=False):

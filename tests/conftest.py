@@ -15,6 +15,7 @@ And Ctrl-C, which a shell that runs the tests in the background has them ignore,
 
 import gc
 import os
+import random
 import signal
 import sys
 import threading
@@ -80,8 +81,19 @@ def seeds():
         sys.modules["keras"].utils.set_random_seed(0)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--share", type=float, default=1.0, help="run this share of the tests, drawn by the order's seed")
+
+
+def pytest_collection_modifyitems(config, items):
+    seed, share = config.getoption("randomly_seed", None), config.getoption("share")
+    if share < 1:
+        items[:] = [item for item in items if random.Random(f"{seed} {item.nodeid}").random() < share]
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """-q leaves out the header, which has the seed of the order."""
-    seed = config.getoption("randomly_seed", None)
+    seed, share = config.getoption("randomly_seed", None), config.getoption("share")
     if seed is not None:
-        terminalreporter.write_line(f'This order again: ARGS="--randomly-seed={seed}"')
+        part = f"--share={share} " if share < 1 else ""
+        terminalreporter.write_line(f'This order again: ARGS="{part}--randomly-seed={seed}"')

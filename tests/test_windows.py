@@ -12,7 +12,7 @@ from jax import numpy as jnp
 import jconv
 from jconv._jaxprs import equations
 from jconv._spec import Axis
-from jconv._windows import best, composed, picked, scattered, total
+from jconv._windows import _run, best, composed, picked, scattered, total
 from tests import oracle
 from tests.cases import draw
 from tests.numerics import dtype_of
@@ -234,3 +234,29 @@ def test_reduce_window_of_jconv_lax():
         want = lax.reduce_window(x, *args, window_dilation=(1, 2, 1, 1))
         np.testing.assert_allclose(run(x), want, atol=1e-6)
         assert bool(primitives(run, x) & LAX) is (op is lax.mul)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.parametrize("seed", [1, 6])
+def test_other_platforms(platform, seed):
+    """What they are given computes the same, run here."""
+    shape, options = geometry(seed)
+    x = jnp.asarray(np.random.default_rng(seed).integers(-3, 4, shape), jnp.float32)
+    dim, axis = max(axes_of(shape, options).items(), key=lambda item: item[1].k)
+
+    def each(platform):
+        options = {"dim": dim, "axis": axis}
+        roles = ("best", "max"), ("best", "min"), ("sum", "add")
+        return [_run(platform, x, role=role, monoid=monoid, **options) for role, monoid in roles]
+
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(each, static_argnums=0)(platform), each("cpu"))
+
+
+def test_lowering_for_other_platforms():
+    pool = jax.grad(lambda x: jconv.max_pool(x, (3, 3), strides=2, padding=1).sum())
+    made = jax.export.export(jax.jit(pool), platforms=("cpu", "cuda", "tpu"))(
+        jax.ShapeDtypeStruct((2, 9, 9, 3), "float32")
+    )
+    assert "select_and_scatter" not in made.mlir_module()
+    x = jnp.asarray(draw((2, 9, 9, 3)))
+    np.testing.assert_array_equal(made.call(x), pool(x))

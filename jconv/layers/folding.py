@@ -8,11 +8,9 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
-from .._names import named
 from .base import Layer, Tree, alike, channelwise, remade
 
 
-@named
 def fold_batch_norm(layer: Layer, params: Tree, state: Tree) -> tuple[Layer, Tree, Tree]:
     """A network that gives in inference what `layer` gives, without the norms that follow a convolution.
 
