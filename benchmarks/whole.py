@@ -29,8 +29,8 @@ from jconv.layers import fold_batch_norm
 NAME = "whole"
 FOLDED = "jconv folded"  # with plug-ins, if there are any
 MODES = ("training", "inference")
-# The gradient of a ResNet-50 at its beginning is 1,700 long, and float32 leaves 2 % of it unknown, in lax as here: a step
-# that is to give the same loss everywhere must be this small.
+# The gradient of a ResNet-50 at its beginning is 1,700 long, and float32 leaves 2 % of it unknown, in lax as here: a
+# step that is to give the same loss everywhere must be this small.
 RATE = 1e-7
 TOLERANCE = 5e-3  # of the loss before and after a step, and of the largest logit
 CLASSES = 10
