@@ -42,14 +42,15 @@ from jax import numpy as jnp
 from ._algorithms.base import accumulator, zeros
 from ._cache import platform_of
 from ._partition import layout, shards, spmd
-from ._partition.blocks import blocks
+from ._partition.blocks import blocks, exchanged
 from ._primitive import PLATFORMS, Primitive, ad, alike, batching, devices_of, divisible, mlir
 from ._spec import Axis, ConvSpec, span
 
 Role = Literal["best", "first", "sum", "spread"]
 Monoid = Literal["max", "min", "add"]
 TRANSPOSED: dict[str, Role] = {"sum": "spread", "spread": "sum"}
-TAPS = 8  # the longest window that is not made of shorter ones
+TAPS = 8  # the longest window that is not made of shorter ones, where it can be
+LONG = 64  # from here on XLA takes seconds to compile a window tap by tap
 
 window_p = Primitive("jconv_window")  # of x; or of x or g, after the taps if there are any
 
@@ -107,22 +108,21 @@ def composed(axis: Axis, monoid: Monoid) -> list[Axis]:
     wins, whose tap is the first. No short window lies outside of the image.
     """
     n, k, s, lo, hi, q, d = axis
-    rare = k <= 8 * TAPS and k * axis.o <= TAPS * n  # hardly more is read than there is
-    if k <= TAPS or max(q, d) > 1 or min(lo, hi) < 0:
+    if k <= TAPS or q > 1 or n < d:
         return [axis]
-    a = max(a for a in range(1, TAPS + 1) if math.gcd(k, s) % a == 0)
+    a = max(a for a in range(1, TAPS + 1) if math.gcd(k, s) % a == 0) if d == 1 else 1
     if a > 1:
         inner = Axis(n, a, a, lo % a, -(n + lo) % a, 1, 1)
         outer = Axis(inner.o, k // a, s // a, lo // a, 0, 1, 1)
         return [inner, *composed(_to(outer, axis.o), monoid)]
-    if rare:
+    if k <= LONG and k * axis.o <= TAPS * n:  # hardly more is read than there is
         return [axis]
     a = max(a for a in range(1, TAPS + 1) if k % a == 0) if monoid == "add" else -(-k // 2)
     if a == 1:
         return [axis]
-    inner = Axis(n, a, 1, min(lo, a - 1), min(hi, a - 1), 1, 1)
-    outer = Axis(inner.o, k // a if monoid == "add" else 2, s, lo - inner.lo, 0, 1, a if monoid == "add" else k - a)
-    return [*composed(inner, monoid), _to(outer, axis.o)]
+    inner = Axis(n, a, 1, min(lo, (a - 1) * d), min(hi, (a - 1) * d), 1, d)
+    taps, step = (k // a, a) if monoid == "add" else (2, k - a)
+    return [*composed(inner, monoid), _to(Axis(inner.o, taps, s, lo - inner.lo, 0, 1, step * d), axis.o)]
 
 
 def _to(axis: Axis, outputs: int) -> Axis:
@@ -234,18 +234,23 @@ def _sum(x: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Ar
     return _over(axis, dim, part)
 
 
+def turns(axis: Axis) -> int:
+    """How many windows, at most, have an element."""
+    return (axis.k - 1) * axis.d // axis.s + 1
+
+
 def _spread(g: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Array:
     n, k, s, lo, _, q, d = axis
     begin, end = lo // s, -(-(lo + span(n, q)) // s)  # of the Q that hold an element
-    turns = (k - 1) * d // s + 1
-    here = np.arange(turns * s).reshape(turns, s)  # r + m s
+    count = turns(axis)
+    here = np.arange(count * s).reshape(count, s)  # r + m s
     tap = np.where((here % d == 0) & (here // d < k), here // d, -2)
     zero = jnp.zeros((), g.dtype)
 
     def part(first: int, last: int) -> jax.Array:
         at = lambda v, m, fill: jnp.expand_dims(_rows(v, dim, first - m, last - first, 1, fill), dim + 1)
         terms = []
-        for m in range(turns):
+        for m in range(count):
             if (tap[m] >= 0).any() and first - m < axis.o and last - m > 0:
                 of = tap[m].reshape([s if i == dim + 1 else 1 for i in range(g.ndim + 1)])
                 there = of >= 0 if chosen is None else at(chosen, m, -1) == of.astype(chosen.dtype)
@@ -254,7 +259,7 @@ def _spread(g: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax
             return zeros((*g.shape[:dim], last - first, s, *g.shape[dim + 1 :]), g.dtype, g)
         return functools.reduce(jax.lax.add, terms)
 
-    whole = _joined(dim, [begin, *([turns - 1, axis.o] if turns <= axis.o else []), end], part)
+    whole = _joined(dim, [begin, *([count - 1, axis.o] if count <= axis.o else []), end], part)
     whole = whole.reshape(*g.shape[:dim], (end - begin) * s, *g.shape[dim + 1 :])
     return jax.lax.slice_in_dim(whole, lo - begin * s, lo - begin * s + span(n, q), q, dim)
 
@@ -273,14 +278,16 @@ def _run(platform: str | None, *operands, role: Role, monoid: Monoid, dim: int, 
         # XLA would compute what makes an operand anew for each window that has it; on GPUs that is the quicker way.
         operands = jax.lax.optimization_barrier(operands)
     *taps, x = operands
+    by_lax = platform == "tpu" or axis.k > LONG  # TPUs have instructions for windows, and steps along an axis are slow
     if role == "best":
-        # Steps along an axis are slow on TPUs, which have instructions for windows.
-        return _by_lax(x, dim, axis, monoid) if platform == "tpu" else _best(x, dim, axis, monoid)
+        return _by_lax(x, dim, axis, monoid) if by_lax else _best(x, dim, axis, monoid)
     if role == "first":
         return _first(x, dim, axis, monoid, real)
     wide = x.astype(accumulator(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
-    if role == "sum" and not taps and platform == "tpu":
-        return _by_lax(wide, dim, axis, monoid).astype(x.dtype)
+    if role == "sum" and not taps and by_lax:
+        return _by_lax(wide, dim, axis, "add").astype(x.dtype)
+    if role == "spread" and not taps and turns(axis) > LONG:
+        return _by_lax(wide, dim, exchanged(axis), "add").astype(x.dtype)
     compute = _sum if role == "sum" else _spread
     return compute(wide, dim, axis, taps[0] if taps else None).astype(x.dtype)
 

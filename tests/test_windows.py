@@ -112,13 +112,32 @@ def test_not_a_number_and_infinities():
     np.testing.assert_array_equal(x_bar[:, 0], [1, 0, 2, 0, 0, 3, 0, 0, 4, 0, 0, 5])
 
 
+@pytest.mark.parametrize(("k", "s", "d"), [(67, 1, 1), (67, 67, 1), (71, 2, 3)])
+def test_long_windows_that_have_no_factor(k, s, d):
+    """Sums and their transposes, which XLA would compile for seconds if they were written tap by tap."""
+    axes = {1: Axis(220, k, s, 5, 3, 1, d)}
+    x = np.random.default_rng(0).integers(-9, 10, (2, 220, 3)).astype(np.float32)
+    by_lax = lambda x: lax.reduce_window(
+        x, np.float32(0), lax.add, (1, k, 1), (1, s, 1), ((0, 0), (5, 3), (0, 0)), None, (1, d, 1)
+    )
+    y, pull = jax.vjp(functools.partial(total, axes=axes), x)
+    np.testing.assert_array_equal(y, by_lax(x))
+    g = np.random.default_rng(1).integers(-9, 10, y.shape).astype(np.float32)
+    np.testing.assert_array_equal(pull(g)[0], jax.vjp(by_lax, x)[1](g)[0])
+    best_by_lax = lambda x: lax.reduce_window(
+        x, -np.inf, lax.max, (1, k, 1), (1, s, 1), ((0, 0), (5, 3), (0, 0)), None, (1, d, 1)
+    )
+    np.testing.assert_array_equal(jax.jit(functools.partial(best, axes=axes))(x), best_by_lax(x))
+
+
 def test_long_windows_are_made_of_short_ones():
     """Which elements each output sees, in their order, and that no short window sees none."""
     rng, made = random.Random(0), 0
     for _ in range(3000):
         k = rng.randint(2, 130)
         s = rng.choice([1, 2, 3, 8, k, max(1, k // 2), rng.randint(1, 20)])
-        axis = Axis(rng.randint(1, 150), k, s, rng.randint(0, k - 1), rng.randint(0, k - 1), 1, 1)
+        d = rng.choice([1, 1, 2, 3])
+        axis = Axis(rng.randint(1, 150), k, s, rng.randint(-2, k - 1), rng.randint(-2, k - 1), 1, d)
         for monoid in ("max", "add") if axis.o else ():
             stages, seen = composed(axis, monoid), [[p] for p in range(axis.n)]
             made += len(stages) > 1
@@ -128,7 +147,8 @@ def test_long_windows_are_made_of_short_ones():
                 taps = [[p for p in range(p, p + stage.k * stage.d, stage.d) if 0 <= p < stage.n] for p in starts]
                 seen = [[p for tap in each for p in seen[tap]] for each in taps]
                 assert all(seen) or stage is stages[-1] or monoid == "add"
-            want = [[p for p in range(o * s - axis.lo, o * s - axis.lo + k) if 0 <= p < axis.n] for o in range(axis.o)]
+            starts = [o * s - axis.lo for o in range(axis.o)]
+            want = [[p for p in range(p, p + k * d, d) if 0 <= p < axis.n] for p in starts]
             assert (seen if monoid == "add" else [sorted(set(each)) for each in seen]) == want
     assert made > 1000
 
