@@ -197,7 +197,7 @@ def _part(platform: str | None, *operands, request: Request):
         return shards.run(a, b, call, request.modes, request.finish(*bias), over, compute)
 
 
-def _is_spread(context: Any) -> bool:
+def is_spread(context: Any) -> bool:
     """Whether the compiler divides a program among devices; under `shard_map` over all axes the program does itself."""
     if hasattr(context, "manual_axes"):
         return any(size > 1 and name not in context.manual_axes for name, size in context.mesh.shape.items())
@@ -211,7 +211,7 @@ def divisible(ctx) -> tuple[int, Any]:
     """
     module = ctx.module_context
     context = module.axis_context
-    if module.lowering_parameters.for_export or not _is_spread(context) or not spmd.able(context):
+    if module.lowering_parameters.for_export or not is_spread(context) or not spmd.able(context):
         return 1, ctx
     given = dataclasses.replace(context, device_assignment=(this_device(),) * context.num_devices)
     return context.num_devices, ctx.replace(module_context=module.replace(axis_context=given))
@@ -220,7 +220,7 @@ def divisible(ctx) -> tuple[int, Any]:
 def _lower(platform: str | None, ctx, *operands, request: Request):
     """The lowering of a call; where the compiler divides a program among devices, it divides the call as it is told."""
     module = ctx.module_context
-    portable, spread = module.lowering_parameters.for_export, _is_spread(module.axis_context)
+    portable, spread = module.lowering_parameters.for_export, is_spread(module.axis_context)
     run = functools.partial(_run, platform, request=request, portable=portable, whole=spread)
     devices, told = divisible(ctx)
     if devices > 1 and not request.spec.is_empty:

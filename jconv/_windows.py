@@ -43,7 +43,7 @@ from ._algorithms.base import accumulator, zeros
 from ._cache import platform_of
 from ._partition import layout, shards, spmd
 from ._partition.blocks import blocks, exchanged
-from ._primitive import PLATFORMS, Primitive, ad, alike, batching, devices_of, divisible, mlir
+from ._primitive import PLATFORMS, Primitive, ad, alike, batching, devices_of, divisible, is_spread, mlir
 from ._spec import Axis, ConvSpec, span
 
 Role = Literal["best", "first", "sum", "spread"]
@@ -53,6 +53,7 @@ TAPS = 8  # the longest window that is not made of shorter ones, where it can be
 LONG = 64  # from here on XLA takes seconds to compile a window tap by tap
 
 window_p = Primitive("jconv_window")  # of x; or of x or g, after the taps if there are any
+lowered_p = Primitive("jconv_window_lowered")  # what it is outside of `jax.jit`: nothing but its lowering
 
 
 # Over any number of axes ----------------------------------------------------------------------------------
@@ -148,8 +149,14 @@ def never(dtype: Any, monoid: Monoid) -> Any:
     return np.asarray(jnp.iinfo(dtype).min if monoid == "max" else jnp.iinfo(dtype).max, dtype)
 
 
-def _rows(v: jax.Array, dim: int, start: int, count: int, step: int, fill: Any) -> jax.Array:
-    """Every `step`-th element along an axis, so many from `start` on; `fill` where there is none."""
+# Every `step`-th element along an axis, so many from `start` on, of an array with q - 1 holes between any two of its
+# own; `fill` where there is none.
+Rows = Callable[[jax.Array, int, int, int, int, Any, int], jax.Array]
+
+
+def _sliced(v: jax.Array, dim: int, start: int, count: int, step: int, fill: Any, q: int = 1) -> jax.Array:
+    if q > 1:
+        v = jax.lax.pad(v, jnp.asarray(fill, v.dtype), [(0, 0, (q - 1) * (i == dim)) for i in range(v.ndim)])
     n = v.shape[dim]
     first = min(count, max(0, -(start // step)))
     last = max(first, min(count, -((start - n) // step)))
@@ -166,38 +173,47 @@ def _rows(v: jax.Array, dim: int, start: int, count: int, step: int, fill: Any) 
     return jax.lax.pad(v, jnp.asarray(fill, v.dtype), pads)
 
 
-def _joined(dim: int, ends: list[int], compute: Callable[[int, int], jax.Array]) -> jax.Array:
+def _indexed(v: jax.Array, dim: int, start: int, count: int, step: int, fill: Any, q: int = 1) -> jax.Array:
+    """Where XLA divides a program that is not told how: it divides slices with few elements wrongly."""
+    at, rest = np.divmod(start + np.arange(count) * step, q)
+    there = (rest == 0) & (at >= 0) & (at < v.shape[dim])
+    taken = jnp.take(v, np.clip(at, 0, v.shape[dim] - 1), axis=dim)
+    there = there.reshape([count if i == dim else 1 for i in range(v.ndim)])
+    return jnp.where(there, taken, jnp.asarray(fill, v.dtype))
+
+
+def _joined(dim: int, ends: list[int], rows: Rows, compute: Callable[[int, int], jax.Array]) -> jax.Array:
     """`compute(first, last)` of the parts of an axis, joined: what hangs over an end is computed apart.
 
     Where it is not, XLA asks for each element whether it lies in the padding, one by one.
     """
-    ends = sorted({max(ends[0], min(end, ends[-1])) for end in ends})
+    ends = sorted({max(ends[0], min(end, ends[-1])) for end in (ends if rows is _sliced else (ends[0], ends[-1]))})
     parts = [compute(*pair) for pair in itertools.pairwise(ends)]
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, dim)
 
 
-def _over(axis: Axis, dim: int, compute: Callable[[Callable[..., list[jax.Array]], int, int], jax.Array]) -> jax.Array:
+def _over(
+    axis: Axis, dim: int, rows: Rows, compute: Callable[[Callable[..., list[jax.Array]], int, int], jax.Array]
+) -> jax.Array:
     """What `compute(taps, first, last)` makes of outputs; `taps(v, fill, dim)` are v[p(o, t)] for each t."""
     n, k, s, lo, _, q, d = axis
     inside = [-(-lo // s), (lo + span(n, q) - span(k, d)) // s + 1]  # between them windows have no padding
 
     def part(first: int, last: int) -> jax.Array:
         def taps(v: jax.Array, fill: Any, dim: int = dim) -> list[jax.Array]:
-            if q > 1:
-                v = jax.lax.pad(v, jnp.asarray(fill, v.dtype), [(0, 0, (q - 1) * (i == dim)) for i in range(v.ndim)])
-            return [_rows(v, dim, first * s + t * d - lo, last - first, s, fill) for t in range(k)]
+            return [rows(v, dim, first * s + t * d - lo, last - first, s, fill, q) for t in range(k)]
 
         return compute(taps, first, last)
 
-    return _joined(dim, [0, *(inside if inside[0] < inside[1] else []), axis.o], part)
+    return _joined(dim, [0, *(inside if inside[0] < inside[1] else []), axis.o], rows, part)
 
 
-def _best(x: jax.Array, dim: int, axis: Axis, monoid: Monoid) -> jax.Array:
+def _best(x: jax.Array, dim: int, axis: Axis, rows: Rows, monoid: Monoid) -> jax.Array:
     better = jax.lax.max if monoid == "max" else jax.lax.min
-    return _over(axis, dim, lambda taps, *_: functools.reduce(better, taps(x, never(x.dtype, monoid))))
+    return _over(axis, dim, rows, lambda taps, *_: functools.reduce(better, taps(x, never(x.dtype, monoid))))
 
 
-def _first(x: jax.Array, dim: int, axis: Axis, monoid: Monoid, real: jax.Array | None = None) -> jax.Array:
+def _first(x: jax.Array, dim: int, axis: Axis, rows: Rows, monoid: Monoid, real: jax.Array | None) -> jax.Array:
     """`real` tells along the axis where there is an image, if that is not everywhere."""
     code, worse = code_dtype(axis), jax.lax.le if monoid == "max" else jax.lax.ge
     inside = jnp.ones(axis.n, bool) if real is None else real
@@ -215,7 +231,7 @@ def _first(x: jax.Array, dim: int, axis: Axis, monoid: Monoid, real: jax.Array |
             best, found = jnp.where(won, here, best), jnp.where(won, code.type(t), found)
         return found
 
-    return _over(axis, dim, part)
+    return _over(axis, dim, rows, part)
 
 
 def code_dtype(axis: Axis) -> np.dtype:
@@ -223,7 +239,7 @@ def code_dtype(axis: Axis) -> np.dtype:
     return np.dtype(np.int8 if axis.k < 128 else np.int32)
 
 
-def _sum(x: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Array:
+def _sum(x: jax.Array, dim: int, axis: Axis, rows: Rows, chosen: jax.Array | None) -> jax.Array:
     def part(taps, first, last):
         terms = taps(x, 0)
         if chosen is not None:
@@ -231,7 +247,7 @@ def _sum(x: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Ar
             terms = [jnp.where(of == t, term, jnp.zeros((), x.dtype)) for t, term in enumerate(terms)]
         return functools.reduce(jax.lax.add, terms)
 
-    return _over(axis, dim, part)
+    return _over(axis, dim, rows, part)
 
 
 def turns(axis: Axis) -> int:
@@ -239,7 +255,7 @@ def turns(axis: Axis) -> int:
     return (axis.k - 1) * axis.d // axis.s + 1
 
 
-def _spread(g: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax.Array:
+def _spread(g: jax.Array, dim: int, axis: Axis, rows: Rows, chosen: jax.Array | None) -> jax.Array:
     n, k, s, lo, _, q, d = axis
     begin, end = lo // s, -(-(lo + span(n, q)) // s)  # of the Q that hold an element
     count = turns(axis)
@@ -248,7 +264,7 @@ def _spread(g: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax
     zero = jnp.zeros((), g.dtype)
 
     def part(first: int, last: int) -> jax.Array:
-        at = lambda v, m, fill: jnp.expand_dims(_rows(v, dim, first - m, last - first, 1, fill), dim + 1)
+        at = lambda v, m, fill: jnp.expand_dims(rows(v, dim, first - m, last - first, 1, fill, 1), dim + 1)
         terms = []
         for m in range(count):
             if (tap[m] >= 0).any() and first - m < axis.o and last - m > 0:
@@ -259,40 +275,45 @@ def _spread(g: jax.Array, dim: int, axis: Axis, chosen: jax.Array | None) -> jax
             return zeros((*g.shape[:dim], last - first, s, *g.shape[dim + 1 :]), g.dtype, g)
         return functools.reduce(jax.lax.add, terms)
 
-    whole = _joined(dim, [begin, *([count - 1, axis.o] if count <= axis.o else []), end], part)
+    whole = _joined(dim, [begin, *([count - 1, axis.o] if count <= axis.o else []), end], rows, part)
     whole = whole.reshape(*g.shape[:dim], (end - begin) * s, *g.shape[dim + 1 :])
-    return jax.lax.slice_in_dim(whole, lo - begin * s, lo - begin * s + span(n, q), q, dim)
+    return rows(whole, dim, lo - begin * s, n, q, 0, 1)
 
 
 def _by_lax(x: jax.Array, dim: int, axis: Axis, monoid: Monoid) -> jax.Array:
     along = lambda value, other: [value if i == dim else other for i in range(x.ndim)]
     op = {"max": jax.lax.max, "min": jax.lax.min, "add": jax.lax.add}[monoid]
     fill = never(x.dtype, monoid)
-    x = jax.lax.pad(x, jnp.asarray(fill), along((axis.lo, axis.hi, axis.q - 1), (0, 0, 0)))
+    low, high = max(axis.lo, 0), max(axis.hi, 0)
+    if axis.q > 1 or min(axis.lo, axis.hi) < 0:
+        x = jax.lax.pad(x, jnp.asarray(fill), along((axis.lo - low, axis.hi - high, axis.q - 1), (0, 0, 0)))
     windows = {"window_strides": along(axis.s, 1), "window_dilation": along(axis.d, 1)}
-    return jax.lax.reduce_window(x, fill, op, along(axis.k, 1), padding="VALID", **windows)
+    return jax.lax.reduce_window(x, fill, op, along(axis.k, 1), padding=along((low, high), (0, 0)), **windows)
 
 
-def _run(platform: str | None, *operands, role: Role, monoid: Monoid, dim: int, axis: Axis, real=None):
+def _run(
+    platform: str | None, *operands, role: Role, monoid: Monoid, dim: int, axis: Axis, real=None, rows: Rows = _sliced
+):
     if platform == "cpu" and span(axis.k, axis.d) > axis.s:
         # XLA would compute what makes an operand anew for each window that has it; on GPUs that is the quicker way.
         operands = jax.lax.optimization_barrier(operands)
     *taps, x = operands
     by_lax = platform == "tpu" or axis.k > LONG  # TPUs have instructions for windows, and steps along an axis are slow
     if role == "best":
-        return _by_lax(x, dim, axis, monoid) if by_lax else _best(x, dim, axis, monoid)
+        return _by_lax(x, dim, axis, monoid) if by_lax else _best(x, dim, axis, rows, monoid)
     if role == "first":
-        return _first(x, dim, axis, monoid, real)
+        return _first(x, dim, axis, rows, monoid, real)
     wide = x.astype(accumulator(x.dtype)) if jnp.issubdtype(x.dtype, jnp.floating) else x
     if role == "sum" and not taps and by_lax:
         return _by_lax(wide, dim, axis, "add").astype(x.dtype)
     if role == "spread" and not taps and turns(axis) > LONG:
         return _by_lax(wide, dim, exchanged(axis), "add").astype(x.dtype)
     compute = _sum if role == "sum" else _spread
-    return compute(wide, dim, axis, taps[0] if taps else None).astype(x.dtype)
+    return compute(wide, dim, axis, rows, taps[0] if taps else None).astype(x.dtype)
 
 
 # The primitive --------------------------------------------------------------------------------------------
+@lowered_p.def_abstract_eval
 @window_p.def_abstract_eval
 def _abstract_eval(*operands, role: Role, monoid: Monoid, dim: int, axis: Axis):
     x = operands[-1]
@@ -301,24 +322,36 @@ def _abstract_eval(*operands, role: Role, monoid: Monoid, dim: int, axis: Axis):
     return x.update(shape=tuple(shape), dtype=code_dtype(axis) if role == "first" else x.dtype, weak_type=False)
 
 
-_compiled = functools.partial(jax.jit, static_argnums=0, static_argnames=("role", "monoid", "dim", "axis"))(_run)
+@functools.partial(jax.jit, static_argnames=("role", "monoid", "dim", "axis"))
+def _compiled(*operands, **options):
+    return lowered_p.bind(*operands, **options)
 
 
 @window_p.def_impl
 def _impl(*operands, **options):
-    return _compiled(platform_of(next(iter(devices_of(*operands)))), *operands, **options)
+    return _compiled(*operands, **options)
+
+
+@lowered_p.def_impl
+def _eager(*operands, **options):
+    """Where `jax.disable_jit` has each operation run by itself."""
+    devices = devices_of(*operands)
+    rows = _sliced if len(devices) == 1 else _indexed
+    return _run(platform_of(next(iter(devices))), *operands, rows=rows, **options)
 
 
 def _lower(platform: str | None, ctx, *operands, **options):
-    run = functools.partial(_run, platform, **options)
     devices, told = divisible(ctx)
+    alone = not is_spread(ctx.module_context.axis_context)
+    run = functools.partial(_run, platform, rows=_sliced if alone or devices > 1 else _indexed, **options)
     if devices > 1:
         run, ctx = _divided(run, platform, ctx.avals_in, devices, **options), told
     return mlir.lower_fun(run, multiple_results=False)(ctx, *operands)
 
 
 for _platform in (None, *PLATFORMS):  # None: what any other platform gets
-    mlir.register_lowering(window_p, functools.partial(_lower, _platform), platform=_platform)
+    for _each_p in (window_p, lowered_p):
+        mlir.register_lowering(_each_p, functools.partial(_lower, _platform), platform=_platform)
 
 
 def _divided(

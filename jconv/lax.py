@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.core import Tracer
 
 from ._accelerate import replace
 
@@ -33,6 +35,10 @@ def _drop_in(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
             return fn(*args, **kwargs)  # whose own TypeError says what is missing
+
+        start = given.get("init_value")
+        if isinstance(start, jax.Array) and not isinstance(start, Tracer):  # else lax cannot see inside what it is
+            given["init_value"] = np.asarray(start)
 
         def plain(*operands: Any) -> jax.Array:
             return fn(**{**given, **dict(zip(arrays, operands, strict=True))})

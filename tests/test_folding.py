@@ -85,3 +85,10 @@ def test_a_norm_behind_something_else_stays():
     assert fold_batch_norm(alone, {}, {}) == (alone, {}, {})
     with pytest.raises(TypeError, match="layer: got 3, accepted is a Layer"):
         fold_batch_norm(3, {}, {})
+
+
+def test_a_folded_network_says_which_sizes_it_takes():
+    net = models.unet(batch_norm=True, levels=3, width=2)
+    folded, few, rest = fold_batch_norm(net, *drawn(net, (1, 16, 16, 1)))
+    with pytest.raises(ValueError, match=r"x: got shape \(1, 30, 32, 1\).*multiples of 8"):
+        folded.apply(few, rest, jnp.ones((1, 30, 32, 1)))

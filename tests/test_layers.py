@@ -829,3 +829,10 @@ def test_what_pytorch_does_by_default():
     pool = layers.AvgPool(3, strides=2, padding=1)
     want = np.moveaxis(torch.nn.functional.avg_pool2d(first, 3, 2, 1).numpy(), 1, -1)
     np.testing.assert_allclose(pool.apply({}, {}, x)[0], want, rtol=1e-5, atol=1e-6)
+
+
+def test_group_norm_of_one_axis():
+    layer = layers.GroupNorm(3)
+    params, state = layer.init(jax.random.key(0), (6,))
+    y, _ = layer.apply(params, state, jnp.arange(6.0))
+    np.testing.assert_allclose(y, [-1, 1] * 3, atol=1e-4)

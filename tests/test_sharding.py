@@ -529,3 +529,58 @@ def test_networks(name, mesh):
         size = sum(v.size * 4 for v in jax.tree.leaves((params, state)))
         assert set(found) == {"all-reduce"}
         assert found["all-reduce"] <= 1.05 * size
+
+
+@pytest.mark.parametrize("names", [("b", "a"), ("a", "b")])
+def test_axes_of_a_mesh_in_any_order(names):
+    """An image over two axes of the mesh, the minor one first, in all roles, pools and a halo; with 64 bits too."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    x, kernel = whole_numbers(8, 8, 8, 4), whole_numbers(3, 3, 4, 4)
+    spread = jax.device_put(x, NamedSharding(mesh, P(None, names)))
+    conv = lambda x: jconv.conv(x, kernel, strides=4, padding=[(1, 1), (2, 0)])
+    pool = lambda x: jconv.max_pool(x, (3, 3), strides=4, padding=[(1, 1), (2, 0)])
+    mean = lambda x: jconv.avg_pool(x, (3, 3), strides=1, padding=1)
+    for fn in (conv, pool, mean):
+        both = jax.jit(lambda x, fn=fn: (fn(x), jax.grad(lambda x: jnp.sum(fn(x) * fn(x)))(x)))
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4), both(spread), both(x))
+    inside = lambda block: jconv.conv(block, kernel, spatial_axis_names=(names, None))
+    over = jax.shard_map(inside, mesh=mesh, in_specs=P(None, names), out_specs=P(None, names))
+    np.testing.assert_allclose(jax.jit(over)(x), jconv.conv(x, kernel), rtol=1e-5, atol=1e-4)
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(jax.jit(pool)(spread), pool(x))
+
+
+def whole_numbers(*shape):
+    return jnp.asarray(np.random.default_rng(0).integers(-3, 4, shape), jnp.float32)
+
+
+@pytest.mark.parametrize("how", ["eager", "without Shardy", "beside another axis"])
+@pytest.mark.parametrize(("k", "s", "pad"), [(3, 4, 1), (8, 8, 0), (2, 2, 0), (3, 1, 1)])
+def test_pools_where_xla_divides_them(how, k, s, pad):
+    """It divides slices with fewer elements than devices wrongly, and is given none."""
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    x = whole_numbers(2, 8, 8, 3)
+    spread = jax.device_put(x, NamedSharding(mesh, P("a", "b")))
+    by_lax = jconv.accelerate(
+        lambda x: jax.lax.reduce_window(
+            x, -np.inf, jax.lax.max, (1, k, 1, 1), (1, s, 1, 1), ((0, 0), (pad, pad), (0, 0), (0, 0))
+        )
+    )
+    pool = lambda x: jconv.max_pool(x, (k, k), strides=s, padding=pad)
+    mean = lambda x: jconv.avg_pool(x, (k, k), strides=s, padding=pad)
+    was = jax.config.jax_use_shardy_partitioner
+    try:
+        if how == "without Shardy":
+            jax.config.update("jax_use_shardy_partitioner", False)
+        for fn in (by_lax, pool, mean):
+            gradient = jax.grad(lambda x, fn=fn: jnp.sum(fn(x) * fn(x)))
+            for run in (fn, gradient):
+                over = run
+                if how == "beside another axis":
+                    options = {"in_specs": P("a"), "out_specs": P("a"), "axis_names": {"a"}}
+                    over = jax.jit(jax.shard_map(run, mesh=mesh, **options))
+                elif how != "eager":
+                    over = jax.jit(run)
+                np.testing.assert_allclose(over(spread), run(x), rtol=1e-5, atol=1e-4)
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", was)

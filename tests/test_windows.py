@@ -248,6 +248,8 @@ def test_what_is_left_to_lax():
 
 def test_reduce_window_of_jconv_lax():
     x = jnp.asarray(draw((2, 6, 6, 3)))
+    args = (jnp.float32(-jnp.inf), lax.max, (1, 3, 2, 1), (1, 2, 2, 1), "SAME")  # an array, as lax takes it too
+    np.testing.assert_array_equal(jconv.lax.reduce_window(x, *args), lax.reduce_window(x, *args))
     for start, op in ((-jnp.inf, lax.max), (jnp.inf, lax.min), (0.0, lax.add), (1.0, lax.mul)):
         args = (start, op, (1, 3, 2, 1), (1, 2, 2, 1), "SAME")
         run = lambda x, args=args: jconv.lax.reduce_window(x, *args, window_dilation=(1, 2, 1, 1))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import numpy as jnp
 
 from .._algorithms.base import OPERANDS, RESULT, UNFINISHED, Call, Finish, Map, Reduced, pad, through, zeros
@@ -23,6 +24,20 @@ def _masked(v: jax.Array, dim: int, rank: jax.Array, size: int) -> jax.Array:
     return jnp.where(at < size, v, jnp.zeros((), v.dtype))
 
 
+def _sent(v: jax.Array, names: tuple[str, ...], pairs: Sequence[tuple[int, int]]) -> jax.Array:
+    """`jax.lax.ppermute` among ranks as `jax.lax.axis_index(names)` counts them.
+
+    It counts them in the order of the mesh, whatever the order of the names. The axes of a mesh that the compiler's
+    division makes are numbered.
+    """
+    order = [name for name in jax.sharding.get_abstract_mesh().axis_names if name in names]
+    order = order if len(order) == len(names) else sorted(names)
+    sizes = {name: jax.lax.axis_size(name) for name in names}
+    ranks = np.arange(math.prod(sizes.values())).reshape([sizes[name] for name in order])
+    ranks = ranks.transpose([order.index(name) for name in names]).ravel()  # of each rank in the order of the names
+    return jax.lax.ppermute(v, tuple(order), [(int(ranks[giver]), int(ranks[taker])) for giver, taker in pairs])
+
+
 def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...], fill: Any = 0) -> jax.Array:
     """The window of each device, from their blocks: F of `blocks`; beyond the image is `fill`."""
     rank, low, high = jax.lax.axis_index(names), of.low, of.high
@@ -36,7 +51,7 @@ def fetched(v: jax.Array, dim: int, of: Blocks, names: tuple[str, ...], fill: An
         if piece.hop % of.devices:
             pairs = [((r + piece.hop) % of.devices, r) for r in range(of.devices)]
             inside = [(giver, r) for giver, r in pairs if of.ring or giver == r + piece.hop]
-            rows = jax.lax.ppermute(rows, names, inside)
+            rows = _sent(rows, names, inside)
         parts += [*nothing(piece.hop * of.block + piece.first - at), rows]
         at = piece.hop * of.block + piece.last
     v = jnp.concatenate([*parts, *nothing(of.block + high - at)], axis=dim)
@@ -59,7 +74,7 @@ def _given(block: jax.Array, dim: int, edge: Edge, rank: jax.Array, names: tuple
     if edge.giver == edge.rank:
         rows = jnp.where(rank == edge.rank, rows, jnp.zeros((), rows.dtype))
     else:
-        rows = jax.lax.ppermute(rows, names, [(edge.giver, edge.rank)])
+        rows = _sent(rows, names, [(edge.giver, edge.rank)])
     if edge.step < 0:
         return jax.lax.rev(rows, (dim,))
     shape = (*rows.shape[:dim], edge.rows, *rows.shape[dim + 1 :])
@@ -69,7 +84,7 @@ def _given(block: jax.Array, dim: int, edge: Edge, rank: jax.Array, names: tuple
 def present(of: Blocks, names: tuple[str, ...]) -> jax.Array:
     """Which rows of a device's window there are, and not beyond the image."""
     rank = jax.lax.axis_index(names)
-    at = jnp.arange(of.window) + of.start(rank) + rank * of.block
+    at = jnp.arange(of.window, dtype=jnp.int32) + of.start(rank) + rank * of.block
     return (at >= 0) & (at < of.size)
 
 

@@ -46,16 +46,18 @@ class Epilogue(NamedTuple):
     """
 
     apply: Callable[..., Any]  # the function that this is about
-    activation: str | None = None  # it is this one of `jconv.conv`'s activations, no more
-    takes_activation: bool = False  # it has an argument `activation`, and applies it last
-    streamed: Callable[[Layer], Layer] | None = None  # of the layer: its form for pieces; `alone` where it is itself
-    remade: Callable[[Sequence[Layer]], Layer] | None = None  # the layer made of other children
-    affine: Callable[[Tree, Tree], tuple[Any, Any]] | None = (
-        None  # of params and state: in inference y = x first + second
-    )
-    scaled: Callable[..., tuple[Layer, Tree]] | None = (
-        None  # of layer, params, slope, offset: those of y slope + offset
-    )
+    # It is this one of `jconv.conv`'s activations, no more.
+    activation: str | None = None
+    # It has an argument `activation`, and applies it last.
+    takes_activation: bool = False
+    # Of the layer: its form for pieces; `alone` where it is itself.
+    streamed: Callable[[Layer], Layer] | None = None
+    # Of other children: the layer made of those.
+    remade: Callable[[Sequence[Layer]], Layer] | None = None
+    # Of params and state: slope and offset, where in inference it is y = x slope + offset.
+    affine: Callable[[Tree, Tree], tuple[Any, Any]] | None = None
+    # Of layer, params, slope and offset: the layer and params that give y slope + offset.
+    scaled: Callable[..., tuple[Layer, Tree]] | None = None
 
 
 def looks_at(axes: Sequence[_spec.Axis], *, transposed: bool = False) -> dict[str, Any]:
@@ -131,7 +133,7 @@ class Layer:
         geometry: for tables: ``geometry(input_shape) -> Geometry``.
         children: the layers that it is made of, with their names.
         chained: whether the children follow each other, or all see the input.
-        epilogue: what `Sequential` and `Streaming` may know of `apply`; None where it is about another function.
+        epilogue: what `Sequential` and others may know of `apply`; None where it is about another function.
         made: how a function of this package made it.
 
     Returns:

@@ -222,10 +222,11 @@ def GroupNorm(
 
         def average(v):  # of each channel first: a sum that leaves the last axis is a sum of vectors
             v = jnp.mean(v, space)
-            return jnp.mean(v.reshape(-1, num_groups, channels // num_groups), -1)
+            return jnp.mean(v.reshape(*v.shape[:-1], num_groups, channels // num_groups), -1)
 
         def spread(v):
-            return jnp.expand_dims(jnp.repeat(v, channels // num_groups, -1), space)
+            v = jnp.broadcast_to(v[..., None], (*v.shape, channels // num_groups))
+            return jnp.expand_dims(v.reshape(*v.shape[:-2], channels), space)
 
         x = x.astype(wide)
         mean, centre, var = _moments(x, average, spread)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from .._names import nearest
 from .._spec import integer
 from ..layers import Activation, Dense, Epilogue, Layer
-from ..layers.base import array_shape
+from ..layers.base import array_shape, constructor
 
 T = TypeVar("T")
 
@@ -28,6 +28,7 @@ def classifier(classes: int, probabilities: bool, dtype: Any, name: str) -> list
     return [Dense(classes, dtype=dtype, name=name), *ending]
 
 
+@constructor
 def sized(network: Layer, what: str, *, at_least: int = 1, multiple: int = 1) -> Layer:
     """A network that says which sizes it takes, before a layer deep in it says which one it got."""
 
@@ -49,5 +50,9 @@ def sized(network: Layer, what: str, *, at_least: int = 1, multiple: int = 1) ->
         return network.apply(params, state, x, train=train, key=key)
 
     known = network.epilogue
-    epilogue = Epilogue(apply, remade=known.remade if known else None)
+    assert known is not None
+    assert known.remade is not None  # a Sequential
+    remade = known.remade
+    again = lambda layers: sized(remade(layers), what, at_least=at_least, multiple=multiple)
+    epilogue = Epilogue(apply, remade=again)
     return dataclasses.replace(network, init=init, apply=apply, epilogue=epilogue)
