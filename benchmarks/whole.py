@@ -22,7 +22,7 @@ from benchmarks.harness import Effort, measured
 from benchmarks.peers.base import PLUGGED, Absent, load, rounded
 from benchmarks.peers.on_jax import has_plugins
 from benchmarks.steps import models as steps
-from benchmarks.steps.base import MOMENTUM
+from benchmarks.steps.pytorch import training_step
 from jconv import _pool, interop, models
 from jconv.layers import fold_batch_norm
 
@@ -59,14 +59,7 @@ LENET_NAMES = dict(zip(("c1", "c3", "c5", "f6", "output"), ("0", "3", "7", "9", 
 @contextlib.contextmanager
 def pools_by_lax() -> Iterator[None]:
     """Inside, pools are traced as those of lax."""
-
-    def over_each(self: Any, x: Any, monoid: str, padding: Any) -> Any:
-        ones = (1,) * (x.ndim - len(self.window) - 1)
-        op, start = (jax.lax.add, 0.0) if monoid == "add" else (jax.lax.max, -np.inf)
-        pads = (*((0, 0) for _ in ones), *padding, (0, 0))
-        return jax.lax.reduce_window(x, start, op, (*ones, *self.window, 1), (*ones, *self.strides, 1), pads)
-
-    with mock.patch.object(_pool.Windows, "over_each", over_each):
+    with mock.patch.object(_pool.Windows, "over_each", _pool.Windows.by_lax):
         yield
 
 
@@ -110,16 +103,7 @@ def _on_torch(whole: Whole, name: str, mode: str, trees: Any, x: np.ndarray, lab
                 return run(images)
 
         return infer
-    optimiser = torch.optim.SGD(module.parameters(), lr=RATE, momentum=MOMENTUM)
-
-    def step() -> Any:
-        optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(run(images), classes)
-        loss.backward()
-        optimiser.step()
-        return loss.detach()
-
-    return step
+    return training_step(torch, run, images, classes, RATE)
 
 
 def _figure(result: Any, mode: str) -> np.ndarray:

@@ -46,12 +46,13 @@ class Windows(NamedTuple):
         if all(isinstance(n, int) and n > 0 for n in x.shape):
             axes = self.axes(x, padding)
             return total(x, axes) if monoid == "add" else best(x, axes, monoid)
-        ones = (1,) * (x.ndim - len(self.window) - 1)  # nothing, or of symbolic size
-        pads = (*((0, 0) for _ in ones), *padding, (0, 0))
-        op = {"add": lax.add, "max": lax.max, "min": lax.min}[monoid]
-        return lax.reduce_window(
-            x, never(x.dtype, monoid), op, (*ones, *self.window, 1), (*ones, *self.strides, 1), pads
-        )
+        return self.by_lax(x, monoid, padding)  # nothing, or of symbolic size
+
+    def by_lax(self, x: jax.Array, monoid: Monoid, padding: Sequence[tuple[int, int]]) -> jax.Array:
+        """The same by lax alone."""
+        ones, op = (1,) * (x.ndim - len(self.window) - 1), {"add": lax.add, "max": lax.max, "min": lax.min}[monoid]
+        windows = (*ones, *self.window, 1), (*ones, *self.strides, 1), (*((0, 0) for _ in ones), *padding, (0, 0))
+        return lax.reduce_window(x, never(x.dtype, monoid), op, *windows)
 
     def sharded(self, run: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
         """`run(x)`, where the axes of a mesh are explicit sharded as x is."""

@@ -322,14 +322,10 @@ def _abstract_eval(*operands, role: Role, monoid: Monoid, dim: int, axis: Axis):
     return x.update(shape=tuple(shape), dtype=code_dtype(axis) if role == "first" else x.dtype, weak_type=False)
 
 
+@window_p.def_impl
 @functools.partial(jax.jit, static_argnames=("role", "monoid", "dim", "axis"))
 def _compiled(*operands, **options):
     return lowered_p.bind(*operands, **options)
-
-
-@window_p.def_impl
-def _impl(*operands, **options):
-    return _compiled(*operands, **options)
 
 
 @lowered_p.def_impl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,6 +12,20 @@ from benchmarks.networks import Conv, Functions, Network, Norm, Up, walk, with_p
 from benchmarks.peers.base import Absent, fastest, image_layout, kernel_layout, load
 
 from .base import EPSILON, KEPT, LEARNING_RATE, MOMENTUM, Stepper, Values
+
+
+def training_step(torch: Any, net: Any, images: Any, classes: Any, rate: float = LEARNING_RATE) -> Callable[[], Any]:
+    """A step of training: loss, gradients and an update; it gives the loss before it."""
+    optimiser = torch.optim.SGD(net.parameters(), lr=rate, momentum=MOMENTUM)
+
+    def step() -> Any:
+        optimiser.zero_grad()
+        loss = torch.nn.functional.cross_entropy(net(images), classes)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step
 
 
 def torch_stepper(network: Network, values: Values, x: np.ndarray, labels: np.ndarray) -> Stepper:
@@ -23,17 +38,7 @@ def torch_stepper(network: Network, values: Values, x: np.ndarray, labels: np.nd
 
     def start(memory_format: Any) -> Any:
         net = torch_model(torch, network, values).to(memory_format=memory_format)
-        laid_out = images.contiguous(memory_format=memory_format)
-        optimiser = torch.optim.SGD(net.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-
-        def step() -> Any:
-            optimiser.zero_grad()
-            loss = torch.nn.functional.cross_entropy(net(laid_out), classes)
-            loss.backward()
-            optimiser.step()
-            return loss.detach()
-
-        return step
+        return training_step(torch, net, images.contiguous(memory_format=memory_format), classes)
 
     chosen, tried = fastest({name: start(memory_format) for name, memory_format in formats.items()})
     facts = {"layout": chosen, "layouts_ms": tried, "threads": torch.get_num_threads()}
